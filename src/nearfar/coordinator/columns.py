@@ -1,4 +1,4 @@
-"""Rows of a message, and a frame of its own for each large part of them.
+"""Rows of a message, with a separate frame for each large part of them.
 
 A part is bytes: the blob of a row, or one of its buffers. A large part is replaced in its row by an empty
 part, and sent in a further frame. The message has the place of each, (row, part): part 0 is the blob, part 1
@@ -16,12 +16,12 @@ from nearfar.errors import ProtocolError
 AGENT, CLIENT = "agent", "client"
 """The roles of a peer, in HELLO."""
 LARGE = 32 * 1024
-"""Bytes: a longer part travels in a frame of its own, and is not copied."""
+"""Bytes: a longer part is sent in a separate frame, and is not copied."""
 MOST_PARTS = 1024
 """Frames of large parts in one message; further ones stay in their rows."""
 MOST_ROWS = 4096
 MOST_BUFFERS = 1 << 20
-"""Of one row."""
+"""Buffers of one row."""
 TOGETHER = 1 << 20
 """Bytes of parts after which a message is full."""
 
@@ -30,7 +30,7 @@ Place = tuple[int, int]
 
 
 def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
-    """`rows` cut into messages, none empty; `blob` is the index of their parts.
+    """Split `rows` into messages, none empty; `blob` is the index of their parts.
 
     A row of more than `TOGETHER` bytes is a message of its own.
     """
@@ -94,7 +94,7 @@ def take_out(rows: Sequence[Row], blob: int) -> tuple[Sequence[Row], list[Place]
 
 
 def put_back(rows: list[Row], blob: int, places: Sequence[Place], large: Sequence[Any]) -> None:
-    """Put the frames of large parts in their places. Raises `ProtocolError`."""
+    """Put the frames of large parts into their places. Raises `ProtocolError`."""
     if len(places) != len(large):
         raise ProtocolError(f"{len(large)} large parts for {len(places)} places")
     filled: dict[int, list[Any]] = {}

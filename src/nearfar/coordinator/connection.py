@@ -26,7 +26,7 @@ SMALL = 1
 
 
 class CoordinatorConnection:
-    """The socket of the present session, replaced at the next. For one thread at a time; nothing blocks."""
+    """The socket of the present session, replaced at the next. For one thread at a time; never blocks."""
 
     def __init__(self, address: Address, access: Access) -> None:
         self.address = address
@@ -40,10 +40,10 @@ class CoordinatorConnection:
         self._mishaps = LoopFailures(log, f"the caller of {address}")
 
     def open(self, session: str) -> int:
-        """Close the socket, and open one under this session's name; returns a descriptor to poll, or -1 if
+        """Close the socket, and open one with this session's name; returns a descriptor to poll, or -1 if
         there are no keys or no socket can be opened now.
 
-        ZeroMQ makes that readable once for many messages: ask `pending` before each wait.
+        ZeroMQ makes it readable once for many messages: check `pending` before each wait.
         """
         self._trouble = ""
         try:

@@ -8,9 +8,9 @@ from nearfar.coordinator.state import Client, Revocation, TaskBatch, Worker, Wor
 from nearfar.coordinator.task import Mode, Task, TaskState
 
 REMOTE_AHEAD = 0.002
-"""Seconds: if unread tasks cannot surely be recalled, only a batch that is this short gets another ahead."""
+"""Seconds: where unread tasks cannot surely be recalled, only a batch this short gets another one queued."""
 
-# Looked up once, for each batch needs them: an attribute of an enum costs eight times a global.
+# Module constants, since each batch needs them: an attribute of an enum costs eight times a global.
 _READY, _ASKED, _UNASKED, _PREPARE = (
     WorkerStage.READY,
     Revocation.ASKED,
@@ -22,26 +22,26 @@ _READY, _ASKED, _UNASKED, _PREPARE = (
 class Placement:
     """The workers by name, and which of them can take a batch.
 
-    Dictionaries, for their order: the worker that has waited longest comes first.
+    Dictionaries keep the order: the worker that has waited longest comes first.
     """
 
     def __init__(self) -> None:
         self.all: dict[str, Worker] = {}
         self.idle: dict[str, Worker] = {}
-        """Workers with nothing to do."""
+        """Workers without a batch."""
         self.half: dict[str, Worker] = {}
-        """Workers that may get a second batch, ahead of the one that they run."""
+        """Workers that may get a second batch, queued behind the one that they run."""
         self.ahead: dict[str, Worker] = {}
         """Workers that have a second batch, which may be recalled."""
         self.held_back: dict[str, Worker] = {}
         """Workers whose second batch waits for the initializer that they run."""
         self._homes: dict[str, dict[str, Worker]] = {}
-        """Which of these four holds each worker, if one does."""
+        """Which of these four contains each worker, if one does."""
 
     def place(self, worker: Worker) -> None:
         """Record what `worker` can take now.
 
-        Nothing while a recall is pending: it would return batches that were sent after that, too.
+        Nothing while a recall is pending: it would also return batches that were sent after it.
         """
         name = worker.name
         batches = len(worker.batches)
@@ -61,8 +61,8 @@ class Placement:
             else:
                 head = worker.batches[0]
                 first = head.tasks[0]
-                # Not behind an initializer: if that fails, nothing of its client may run. Not behind a task
-                # that may be killed just when it has ended and the next has begun.
+                # Not behind an initializer: if that fails, no task of its client may run. Not behind a task
+                # with a timeout: its worker may be killed just after that task, in the next one.
                 plain = first.mode != _PREPARE and first.timeout is None
                 if plain and (worker.ahead or (head.cost is not None and head.cost <= REMOTE_AHEAD)):
                     home = self.half
@@ -93,9 +93,9 @@ class Placement:
         return None
 
     def handover(self) -> tuple[Worker, Worker] | None:
-        """A worker whose batch waits for its running initializer, and an idle worker that has run that one.
+        """A worker whose batch waits for its running initializer, and an idle worker that has run it.
 
-        Only the worker that became idle last is checked: the others did not fit before.
+        Only the worker that became idle last is checked: the others did not match before.
         """
         if self.held_back and self.idle:
             heir = self.idle[next(reversed(self.idle))]
@@ -113,24 +113,25 @@ class Placement:
 
 
 HORIZON = 0.001
-"""Seconds of work in one batch: what a worker runs while the next one is on its way."""
+"""Seconds of work in one batch: what a worker runs while the next batch is being sent."""
 GRAIN = 0.0005
-"""Seconds of work that are worth a message: of so little, a worker may have twice its share. No more, for the
-next tasks may take longer than those before."""
+"""Seconds of work that justify a message: a worker may have twice its share of so little work. Not more,
+since the next tasks may take longer than those before."""
 MOST_TASKS = 256
 MOST_BYTES = 64 * 1024
-"""Of the blobs in a batch of more than one task."""
+"""Bytes of the blobs in a batch of more than one task."""
 MOST_KEPT = 4096
-"""Functions whose run time is remembered."""
+"""Functions whose run time is stored."""
 
-# Looked up once, for each task needs them: an attribute of an enum costs eight times a global.
+# Module constants, since each task needs them: an attribute of an enum costs eight times a global.
 _WAITING, _GIVEN = TaskState.WAITING, TaskState.GIVEN
 
 
 class BatchSizer:
-    """Seconds per task of each function.
+    """Estimates the seconds per task of each function.
 
-    A rise counts at once, a fall gradually: a batch that is too small costs less than one that delays others.
+    An increase counts at once, a decrease gradually: a batch that is too small costs less than one that
+    delays others.
     """
 
     def __init__(self) -> None:

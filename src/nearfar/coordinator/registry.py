@@ -14,12 +14,12 @@ from nearfar.errors import InitializerFailed, WorkerLost
 POISON = 5
 """Worker processes that a task may crash, regardless of its `retries`; a lost machine does not count."""
 START_FAILURES = 3
-"""Workers in a row that may die in a client's initializer."""
+"""Consecutive workers that may die in a client's initializer."""
 
 Answer = Sequence[Any]
-"""Status, blob and buffers, unread."""
+"""Status, blob and buffers, encoded."""
 
-# Looked up once, for each task needs them: an attribute of an enum costs eight times a global.
+# Module constants, since each task needs them: an attribute of an enum costs eight times a global.
 _WAITING, _SETTLED, _PREPARE = TaskState.WAITING, TaskState.SETTLED, int(Mode.PREPARE)
 
 
@@ -40,7 +40,7 @@ class TaskRegistry:
         """Answers to tasks that had been given up."""
         self._turns = RoundRobin()
         self._only: Client | None = None
-        """The only client, if there is one: then it is always next."""
+        """The only client, if there is exactly one: then it is always next."""
 
     def came(self, client: Client) -> None:
         self.clients[client.name] = client
@@ -68,13 +68,13 @@ class TaskRegistry:
             self._turns.enter(client)
 
     def drop(self, tasks: Iterable[Task]) -> None:
-        """Drop tasks without an outcome: their client is gone."""
+        """Drop tasks without an outcome: their client has left."""
         for task in tasks:
             task.state = TaskState.SETTLED
             self.cancelled.discard(task)
 
     def hold(self, client: Client, back: bool) -> None:
-        """`back`: assign none of its tasks; else resume."""
+        """`back`: assign none of its tasks; otherwise resume."""
         client.held_back = back
         if not back:
             self._enter(client)
@@ -87,7 +87,7 @@ class TaskRegistry:
         task.state = _WAITING
         waiting = client.waiting
         waiting.append(task)
-        if len(waiting) == 1 and self._only is None:  # else it has entered already
+        if len(waiting) == 1 and self._only is None:  # otherwise it was entered already
             self._turns.enter(client)
 
     def submit_all(self, client: Client, tasks: deque[Any]) -> None:
@@ -112,7 +112,7 @@ class TaskRegistry:
         return only if only.next() is not None else None
 
     def given(self, batch: TaskBatch) -> None:
-        """Count a batch that a worker has now."""
+        """Count a batch that was assigned to a worker."""
         client = batch.owner = self.clients.get(batch.client)
         if client is not None:
             client.given += 1
@@ -152,7 +152,7 @@ class TaskRegistry:
             owner.collect(ended, origin)
 
     def requeue(self, tasks: Iterable[Task], worker: Worker) -> None:
-        """`worker` has not begun them: they become the next to assign, in their order."""
+        """`worker` has not started them: they become the next to assign, in their order."""
         for task in reversed(list(tasks)):
             if isinstance(task, Preparation):
                 if task.state is TaskState.GIVEN:
@@ -176,7 +176,8 @@ class TaskRegistry:
             self._enter(client)
 
     def blame(self, task: Task, worker: Worker, how: str, *, crashed: bool) -> None:
-        """`worker` died while it ran `task`, or may have. `crashed`: only its process, not its machine."""
+        """`worker` died while it ran `task`, or may have. `crashed`: only its process died, not its
+        machine."""
         if task.state is TaskState.SETTLED:
             return
         error = worker.verdict or WorkerLost(worker.name, worker.host, worker.pid, how, task.describe())

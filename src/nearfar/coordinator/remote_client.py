@@ -16,7 +16,7 @@ from nearfar.errors import NearfarError, ProtocolError
 from nearfar.net.resources import EACH, Budget
 
 UNBOUNDED = 1 << 62
-"""Bytes: stands for no bound."""
+"""Bytes: means no bound."""
 LEAST = 16 << 20
 """The smallest bound allowed: a message of many small tasks, or answers, must fit into a client's share."""
 
@@ -82,11 +82,11 @@ def too_large(what: str, size: int, most: int) -> str:
 
 
 MOST_TASKS = 1 << 20
-"""Tasks of one client without an outcome, plus outcomes that it has not asked for: far more than usual."""
+"""Tasks of one client without an outcome, plus outcomes that it has not requested: far more than usual."""
 UNKNOWN = b"(not told yet)"
-"""The function of a task that an agent reported, and its client has not submitted yet."""
+"""The function name of a task that an agent reported, and that its client has not submitted yet."""
 
-# Looked up once, for they are needed for each task: an attribute of an enum costs eight times a global.
+# Module constants, since each task needs them: an attribute of an enum costs eight times a global.
 _NEW, _TOO_LARGE, _FAILED = TaskState.NEW, int(TaskStatus.TOO_LARGE), int(TaskOutcome.FAILED)
 
 
@@ -137,7 +137,7 @@ class RemoteTask(Task):
         self.remote_client.accounts.arguments.add(self.client, self.weight)
 
     def empty(self) -> None:
-        """Free its arguments: they are not needed any more."""
+        """Free its arguments, which are not needed any more."""
         if self.weight:
             self.remote_client.accounts.arguments.add(self.client, -self.weight)
             self.weight = 0
@@ -162,11 +162,11 @@ class Withheld:
     session: PeerSession | None
     """The session in which its task was submitted last."""
     fetched: bool = False
-    """The agent was asked for it, and room is reserved."""
+    """It was requested from the agent, and room is reserved."""
 
 
 class Lists:
-    """The clients, by name, that a turn or a tick must process: a few of all."""
+    """The clients, by name, that a turn or a tick must process."""
 
     def __init__(self) -> None:
         self.settling: dict[str, RemoteClient] = {}
@@ -219,7 +219,7 @@ class RemoteClient:
         self.withheld: dict[int, Withheld] = {}
         """Outcomes that agents keep for lack of room here, by number."""
         self.wanted_at = now
-        """When a message of it was last put off."""
+        """When a message of it was last deferred."""
         self.workers = -1
         """The number of workers last sent to it."""
 
@@ -261,7 +261,7 @@ class RemoteClient:
             task.weight, task.blob, task.buffers = 0, b"", ()
             size = weight(blob, buffers) if buffers else EACH + len(blob)
             if not failed and (outcome == _TOO_LARGE or 0 < largest < size):
-                if outcome == _TOO_LARGE:  # its agent said no more of it than how large it is
+                if outcome == _TOO_LARGE:  # its agent sent only its size
                     size = int(blob) if bytes(blob).isdigit() and len(blob) < 20 else 0
                 outcome, blob, buffers = self.too_large(number, size)[1:]
                 size = EACH + len(blob)
@@ -359,7 +359,7 @@ class RemoteClient:
         self.expect()
 
     def expect(self) -> None:
-        """Have `tick` check it: it is away, or some of its tasks are unclear."""
+        """Make `tick` check it: it is absent, or some of its tasks are unclear."""
         self.lists.expected[self.name] = self
 
     @property
@@ -377,7 +377,7 @@ class RemoteClient:
         return task.filled if task else number in self.held or number in self.kept or number in self.withheld
 
     def clear(self) -> None:
-        """The client is gone: drop its tasks and outcomes."""
+        """The client has left: drop its tasks and outcomes."""
         self.tasks.clear()
         self.settled.clear()
         self.held.clear()
@@ -395,6 +395,6 @@ class RemoteClient:
                 del self.tasks[number]
 
     def began(self) -> set[int]:
-        """The numbers of the tasks that may have run."""
+        """The numbers of the tasks that may have started."""
         given = (number for number, task in self.tasks.items() if task.state >= TaskState.GIVEN)
         return {*given, *self.kept, *self.withheld}

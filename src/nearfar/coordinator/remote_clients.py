@@ -1,12 +1,12 @@
-"""The remote clients of a coordinator: their tasks, and the outcomes that they may not have yet. Pure.
+"""The remote clients of a coordinator: their tasks, and the outcomes that they may lack. Pure.
 
 A client's name and its tasks' numbers stay the same over sessions, and over restarts of the coordinator. In
 each new session a client submits its tasks without an outcome *again*. Those must not run twice: the
 coordinator may still have a task (then it only attaches it to the session), or an agent may have it from an
-earlier coordinator and *claim* it. So for a lease after its start, a coordinator holds tasks that are
+earlier coordinator and *claim* it. So for a lease after its start, a coordinator holds tasks that were
 submitted again and not claimed, or that were claimed and returned unread; then it runs them.
 
-Tasks that had begun when their client was dropped are reported as lost if the client returns.
+Tasks that had started when their client was dropped are reported as lost if the client returns.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from nearfar.net.resources import EACH
 RELEASE_EVERY = 256
 """Released small answers that are sent together: fewer messages, and fewer wake-ups of the agent."""
 LARGE_WEIGHS = RELEASE_EVERY
-"""Small answers that a large one counts for: it is released at once, as its worker can reuse its memory."""
+"""Small answers that a large one counts for: it is released at once, so that its memory can be reused."""
 
 
 class ResultAcks:
-    """Answers of all clients that agents need not keep any more, to be sent in RELEASE."""
+    """Answers of all clients that agents may drop, to be sent in RELEASE."""
 
     def __init__(self, session_table: SessionTable, patience: float) -> None:
         """`patience`: seconds that a few released small answers wait for more before they are sent."""
@@ -48,7 +48,7 @@ class ResultAcks:
         self._session_table = session_table
 
     def add(self, uid: str, numbers: list[int], origin: str, *, large: bool = False) -> None:
-        """The agent of the session `origin` need not keep these answers; `large`: one of them is."""
+        """The agent of the session `origin` may drop these answers; `large`: one of them is large."""
         self.numbers.setdefault(origin, {}).setdefault(uid, []).extend(numbers)
         self.weight += len(numbers) + LARGE_WEIGHS if large else len(numbers)
         if self.due == inf:
@@ -65,7 +65,7 @@ class ResultAcks:
 
 BLOB = messages.FORMS[PoolMessageType.SUBMIT].blob
 MOST_GHOSTS = 256
-"""Dropped clients that are remembered."""
+"""Dropped clients that are stored."""
 MOST_GUESTS = 10_000
 """Clients, connected or away."""
 
@@ -158,7 +158,7 @@ class RemoteClients:
     def has_room(self, session: PeerSession, rows: Sequence[Row]) -> bool:
         """False if the arguments in rows of SUBMIT are more than this client may store now.
 
-        Tasks that are already known are attached to the session in any case: their outcomes may make room.
+        Known tasks are attached to the session in any case: their outcomes may free room.
         """
         remote_client, arguments = self.all.get(session.uid), self.accounts.arguments
         if remote_client is None:
@@ -242,7 +242,7 @@ class RemoteClients:
                 self._enter(remote_client, task, again)
 
     def _enter(self, remote_client: RemoteClient, task: RemoteTask, again: bool) -> None:
-        """Accept a task that is not known. `again`: an agent may have it, or it may have begun earlier."""
+        """Accept an unknown task. `again`: an agent may have it, or it may have started earlier."""
         began, why = self._ghosts.get(remote_client.name, ((), "")) if again else ((), "")
         if task.number in began:
             remote_client.tasks[task.number] = task
@@ -347,7 +347,7 @@ class RemoteClients:
                     remote_client.offer(row, withheld.session)
 
     def reconsider(self) -> None:
-        """Hold back the tasks of clients that do not take their results, or resume them; fetch the withheld
+        """Defer the tasks of clients that do not take their results, or resume them; fetch the withheld
         answers for which there is room now."""
         for remote_client in list(self.lists.held_back.values()):
             if not remote_client.client.held_back:
@@ -418,7 +418,7 @@ class RemoteClients:
             self._session_table.say(remote_client.session, PoolMessageType.CANCELLED, number, never)
 
     def returned(self, worker: Worker) -> None:
-        """`worker` returned its unread batches: the tasks that it still has can't be cancelled any more."""
+        """`worker` returned its unread batches: the tasks that it still has cannot be cancelled any more."""
         if not self._asked:
             return
         for task in worker.unanswered():
@@ -442,7 +442,7 @@ class RemoteClients:
     def tick(self) -> None:
         now = self._session_table.now
         for name in list(self.accounts.arguments.wanted):
-            if now >= self.all[name].wanted_at + self._lease:  # it would have sent it again by now
+            if now >= self.all[name].wanted_at + self._lease:  # the client would have resent it by now
                 self.accounts.arguments.want(name, 0)
         for remote_client in list(self.lists.expected.values()):
             if not remote_client.unclear:
@@ -459,7 +459,7 @@ class RemoteClients:
                     remote_client.forget_unread()
 
     def _stop_holding(self, remote_client: RemoteClient) -> None:
-        """Run the tasks that no agent has claimed; claimed tasks may be assigned to others once returned."""
+        """Run the tasks that no agent has claimed; claimed ones may be assigned to others once returned."""
         for number, held in remote_client.held.items():
             if number in remote_client.unwanted:
                 held.empty()
@@ -477,7 +477,7 @@ class RemoteClients:
                 remote_client.claimed.discard(number)
 
     def deadline(self) -> float | None:
-        """When `tick` must be called next, if it must."""
+        """When `tick` must be called next; None if it need not be."""
         if not self.lists.expected:
             return None
         expected = self.lists.expected.values()

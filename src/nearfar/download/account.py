@@ -1,4 +1,4 @@
-"""The account of a download: every line of input ends exactly once; where jobs come from, and the failures
+"""The account of a download: every line of input ends exactly once. Also job sources and the failures
 file."""
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from nearfar.output import Output, check, open_planted, special, sweep
 
 
 class Ended(NamedTuple):
-    """How one job ended. `what` is its Failure exactly when `ending` is FAILED."""
+    """How one job ended. `what` is its `Failure` exactly when `ending` is FAILED."""
 
     ending: Ending
     what: Saved | Failure
 
 
 class Summary:
-    """The counts of a run; `str` is the sentence that a person reads at its end."""
+    """The counts of a run; `str` is the summary printed at its end."""
 
     __slots__ = ("already", "failed", "left", "saved", "size", "urls")
 
     def __init__(self) -> None:
         self.urls = 0
-        """Every line of input that was read, duplicates and bad ones included."""
+        """Lines of input that were read, duplicates and invalid ones included."""
         self.saved = 0
         self.already = 0
         self.failed: Counter[Reason] = Counter()
         self.left = 0
-        """Read and not ended, when a run was stopped before its end."""
+        """Lines that were read and had not ended when a run was stopped."""
         self.size = 0
         """Bytes of the files saved by this run."""
 
@@ -51,7 +51,7 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """True if nothing failed and nothing is left."""
+        """True if nothing failed and every line has ended."""
         return self.ended == self.urls and not self.failed
 
     def __str__(self) -> str:
@@ -64,10 +64,10 @@ class Summary:
 
 
 class Account:
-    """Keeps every job from its line to its end. Pure: no I/O, no clock.
+    """Tracks every job from its line to its end. Pure: no I/O, no clock.
 
     A line that repeats an earlier one is not fetched again. It ends as that one did: failed for the same
-    reason, or already there, since one file is saved and not two.
+    reason, or already there, since only one file is saved.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Account:
         self._next = 0
 
     def begin(self, job: Job) -> int | None:
-        """Enter `job`; its number, or None when it repeats an earlier one and there is nothing to do."""
+        """Add `job`; return its number, or None if it repeats an earlier one and needs no work."""
         self._counts.urls += 1
         digest = digest_of(job)
         if not self._seen.add(digest):
@@ -103,17 +103,17 @@ class Account:
             self._counts.already += 1
 
     def refuse(self, bad: Bad) -> None:
-        """Enter a line that is no job: it ends at once."""
+        """Add a line that is no job: it ends at once."""
         self._counts.urls += 1
         self._counts.failed[bad.failure.reason] += 1
 
     def pass_by(self, lines: int) -> None:
-        """Count lines that will not be processed, because the run was stopped."""
+        """Count lines that are not processed because the run was stopped."""
         self._counts.urls += lines
         self._passed += lines
 
     def end(self, number: int, ended: Ended) -> Job:
-        """End the job `number`. Raises `KeyError` when it is not open, and then changes nothing."""
+        """End the job `number`. Raises `KeyError`, without a change, if it is not open."""
         job = self.open.pop(number)
         digest = self._digests.pop(number)
         twins = self._twins.pop(digest)
@@ -130,14 +130,14 @@ class Account:
         return job
 
     def summary(self) -> Summary:
-        """The counts as they are now, jobs that are open counted as left."""
+        """The present counts; open jobs are counted as left."""
         now = copy(self._counts)
         now.failed = Counter(now.failed)
         now.left = now.urls - now.ended
         return now
 
     def check(self) -> None:
-        """Raise `AssertionError` unless what was not ended is exactly what is open, with its repeats."""
+        """Raise `AssertionError` unless the lines without an ending are the open jobs and their repeats."""
         left = self._counts.urls - self._counts.ended
         held = len(self.open) + sum(self._twins.values()) + self._passed
         if left != held or set(self._digests) != set(self.open) or len(self._twins) != len(self.open):
@@ -148,14 +148,14 @@ _FAILED = compile_lazily(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.e
 
 
 class Failures:
-    """Collects failed lines beside `path`, and gives them its name at the end.
+    """Collects failed lines in a temporary beside `path`, and renames it to `path` at the end.
 
-    It has whole URLs, secrets included, since it is input again: only its owner may read it.
+    The file has whole URLs, secrets included, since it can be used as input: only its owner may read it.
 
-    Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. When
-    nothing failed, `close` removes it if it is a failures file (`is_own`): it speaks of a run that is over.
-    Any other file stays, as does one that another run put there in the meantime. What a killed run had begun
-    is removed: run again, it meets the same failures. A device, FIFO or socket gets each line at once.
+    Until `close`, a file of an earlier run keeps its content, so that it can be this run's input. If no line
+    failed, `close` removes it if it is a failures file (`is_own`), since it describes an earlier run. Any
+    other file stays, as does one that another run put there in the meantime. The unfinished file of a killed
+    run is removed: the next run writes its own. A device, FIFO or socket gets each line at once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -164,17 +164,17 @@ class Failures:
         self.path = path
         self.count = 0
         self.trouble: OSError | None = None
-        """Why the file could not be written, or an old one not be removed."""
+        """Why the file could not be written, or an old one could not be removed."""
         self._target = Path(os.path.realpath(path))
         self.passing = special(path)
-        """What is written does not stay in a file."""
+        """`path` is a device, FIFO or socket: what is written is not stored in a file."""
         self._output = Output(path, private=True) if self.passing else None
         self._earlier = _identity(path)
         if not self.passing:
             sweep(self._target)
 
     def add(self, entry: Job | Bad, failure: Failure) -> None:
-        """Write one line. Raises nothing: what cannot be written is counted, and `trouble` says why."""
+        """Write one line. Never raises: a line that cannot be written is counted, and sets `trouble`."""
         self.count += 1
         if self.trouble is not None:
             return
@@ -186,7 +186,7 @@ class Failures:
             self._give_up(error)
 
     def close(self) -> None:
-        """Put the file in its place, or remove an old one. One that could not be written leaves it there."""
+        """Rename the file to `path`, or remove an old one. After a write error, an old one stays."""
         try:
             if self._output is not None:
                 self._output.commit()
@@ -203,8 +203,8 @@ class Failures:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a failures file and nothing else: regular, this user's alone, and every line in it
-    says after its URL why that failed, as only this program writes it."""
+    """Whether a file is a failures file: regular, accessible to this user only, and each line has the reason
+    of the failure after its URL, in the form that this program writes."""
     try:
         with open_planted(path) as file:
             if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -220,7 +220,7 @@ def is_own(path: Path) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells this file from another that takes its name; None if there is none."""
+    """Inode and modification time, which identify this file; None if there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -229,36 +229,36 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 TOLD = 5
-"""Pages in place of files that are told one by one; the others are counted."""
+"""Pages in place of files that are logged individually; the others are counted."""
 
 log = logging.getLogger(__name__)
 
 
 class JobSource(Protocol):
-    """Where a producer takes its jobs, and says how each one ended. One thread uses it."""
+    """Where a producer takes its jobs from, and reports how each one ended. One thread uses it."""
 
     on_event: Callable[[], None]
-    """Called, from any thread, when there may be jobs again, or no more."""
+    """Called, from any thread, when there may be new jobs, or no more."""
 
     underway: Callable[[], Underway]
-    """Set by the producer: what has come of jobs that have no ending."""
+    """Set by the producer: returns the progress of the jobs that have not ended."""
 
     def take(self, most: int) -> Sequence[tuple[int, Job]]:
-        """Up to `most` jobs with their numbers: those that are there. Never waits."""
+        """Up to `most` available jobs with their numbers. Never waits."""
 
     @property
     def exhausted(self) -> bool:
-        """True if `take` will never give another job."""
+        """True if `take` will never return another job."""
 
     def end(self, number: int, ended: Ended) -> None:
-        """Say how a job that was taken ended."""
+        """Report how a job that was taken ended."""
 
     def turn(self) -> None:
-        """Called once in each turn of the loop, for whatever is done in batches."""
+        """Called once per iteration of the loop, for work that is done in batches."""
 
 
 class InputJobs:
-    """The `JobSource` that reads the input itself, keeps the account, and writes down failures."""
+    """The `JobSource` that reads the input, keeps the account, and writes failures."""
 
     def __init__(
         self,
@@ -267,14 +267,14 @@ class InputJobs:
         failures: Failures,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_turn` is called in each turn, for the progress."""
+        """`on_turn` is called in each iteration, to show the progress."""
         self.underway: Callable[[], Underway] = Underway
         self._intake = intake
         self._account = account
         self._failures = failures
         self._on_turn = on_turn
         self.pages: Counter[str] = Counter()
-        """Web pages that were saved where the name of the file promises another kind, by what it promises."""
+        """Web pages saved under a name that implies another media type, by that type."""
 
     @property
     def on_event(self) -> Callable[[], None]:
@@ -289,11 +289,11 @@ class InputJobs:
         return self._intake.exhausted
 
     def waiting(self) -> int:
-        """How many lines could be taken now."""
+        """How many lines can be taken now."""
         return self._intake.waiting()
 
     def take(self, most: int) -> list[tuple[int, Job]]:
-        """As `JobSource.take`. Raises `OSError` when the input cannot be read."""
+        """As `JobSource.take`. Raises `OSError` if the input cannot be read."""
         jobs: list[tuple[int, Job]] = []
         while not jobs and (entries := self._intake.take(most)):
             for entry in entries:
@@ -324,7 +324,7 @@ class InputJobs:
         self._on_turn()
 
     def _doubt(self, job: Job, saved: Saved) -> None:
-        """A page came with a status that says all is well: often that of a login, or of an error."""
+        """Warn of a page that came with a success status: it is often a login or error page."""
         kind = promised(job.name or resource(job.url).partition("?")[0])
         if kind is None:
             return
@@ -341,7 +341,7 @@ class InputJobs:
 
     def _fail(self, entry: Job | Bad, failure: Failure) -> None:
         self._failures.add(entry, failure)
-        # What is not written down is at least said, however quiet it is to be.
+        # A failure that cannot be written to the file is logged, however quiet the run is.
         level = logging.INFO if self._failures.trouble is None else logging.WARNING
         what = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
         log.log(level, "failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})

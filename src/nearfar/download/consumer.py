@@ -1,4 +1,4 @@
-"""The consumer: receives files, stores them, and answers once they are safe."""
+"""The consumer: receives files, stores them, and answers once they are synced to the disk."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from nearfar.download.transport import IncomingRequest, RequestReceiver
 from nearfar.errors import ProtocolError, ShutDown
 
 FORGOTTEN = 900.0
-"""Seconds without a word after which a stream's producer counts as gone. Were it only slow, it would hear
-`StreamLost` and send the file again."""
+"""Seconds without a message after which a stream counts as abandoned. A producer that is only slow receives
+`StreamLost`, and sends the file again."""
 
 
 @dataclass(slots=True)
@@ -59,17 +59,17 @@ class Streams:
 
     @property
     def size(self) -> int:
-        """Bytes that have come of all."""
+        """Bytes received of all streams."""
         return sum(stream.draft.size for stream in self._streams.values())
 
     @property
     def files(self) -> float:
-        """How many whole files they amount to, where lengths are announced."""
+        """The progress in whole files, where lengths are announced."""
         drafts = [stream.draft for stream in self._streams.values()]
         return sum(min(1.0, each.size / each.head.length) for each in drafts if each.head.length)
 
     def open(self, request: Open, now: float) -> Failure | None:
-        """Start a draft; None if that went well. A second request for the same stream starts it afresh."""
+        """Start a draft; return None on success. A second request for the same stream starts it again."""
         self.abandon(request.stream)
         try:
             draft = self._store.open(request.job, request.head)
@@ -95,7 +95,7 @@ class Streams:
         return ChunkAck()
 
     def finish(self, request: Finish) -> Draft | StreamLost | Failure:
-        """Hand out the draft, finished: the stream is over."""
+        """Return the finished draft, and remove the stream."""
         stream = self._streams.pop(request.stream, None)
         if stream is None:
             return StreamLost()
@@ -106,13 +106,13 @@ class Streams:
         return stream.draft
 
     def abandon(self, stream: str) -> None:
-        """Drop a stream and what came of it."""
+        """Discard a stream and its draft."""
         known = self._streams.pop(stream, None)
         if known is not None:
             known.draft.discard()
 
     def forget_silent(self, now: float) -> None:
-        """Abandon the streams that were not heard of for `FORGOTTEN` seconds."""
+        """Abandon the streams without a message for `FORGOTTEN` seconds."""
         silent = [name for name, stream in self._streams.items() if now - stream.heard > FORGOTTEN]
         for name in silent:
             self.abandon(name)
@@ -121,18 +121,18 @@ class Streams:
 GROUP = 256
 """Files of a commit at most; each keeps a descriptor open until then."""
 GROUP_SIZE = 8 * 1024 * 1024
-"""Bytes of a commit of small files: half of what a producer sends unanswered, so that it need not pause."""
+"""Bytes of a commit of small files: half of a producer's unanswered bytes, so that it need not pause."""
 COMPANY = 0.05
-"""Seconds that a file waits for others to be committed with: a commit itself costs as much as six files."""
+"""Seconds that a file waits for others to be committed with it: a commit costs as much as six files."""
 LONGEST_WAIT = 1.0
-"""Seconds between two turns when nothing comes, for a stop and for the progress display."""
+"""Seconds between two iterations when nothing arrives, to check for a stop and to show the progress."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Received:
-    """What one consumer did; `str` is the sentence for its end."""
+    """What one consumer did; `str` is the summary at its end."""
 
     saved: int = 0
     size: int = 0
@@ -166,11 +166,11 @@ class _Waiting:
 
 
 class Consumer:
-    """Drives one store from one inbound, in one thread. Closes neither.
+    """Connects one store with one request receiver, in one thread. Closes neither.
 
     A group of files is committed, and answered, when it is large, when its first file has waited for
-    `COMPANY`, or when no other file can come soon. What fails is answered with its failure, and the
-    consumer goes on.
+    `COMPANY`, or when no other file can come soon. A file that fails is answered with its failure, and the
+    consumer continues.
     """
 
     def __init__(
@@ -191,33 +191,33 @@ class Consumer:
         self._group_size = 0
         self._incoming: list[_Waiting] = []
         self._due = 0.0
-        """When the present group must be committed, if a request waits for it."""
+        """When the present group must be committed, if a request waits for that."""
         self._kept_back: list[IncomingRequest] = []
         self._stopping = False
 
     def stop(self) -> None:
-        """Finish the files in hand; `run` returns then. From another thread or a signal handler.
+        """Finish the files being received; `run` returns then. From another thread or a signal handler.
 
-        Other messages are kept back without an answer, so that they go to another consumer.
+        Other messages stay unanswered, so that they go to another consumer.
         """
         self._stopping = True
 
     @property
     def in_hand(self) -> int:
-        """Large files that are coming in."""
+        """Large files being received."""
         return len(self._streams)
 
     @property
     def underway(self) -> Underway:
-        """What has come of the files that are not saved yet; of a large one, whose producer has to go on."""
+        """Progress of unsaved files; of a large one, the producer has to send the rest."""
         size = self._streams.size + sum(draft.size for draft, _, _ in self._group)
         return Underway(size, self._streams.files, "producer" if len(self._streams) else "")
 
     def run(self) -> None:
-        """Work until the counted end, or `stop`.
+        """Work until the end of the queue, or `stop`.
 
-        Raises what the inbound raises: `ProducerLost` at an end that was not announced by all, `QueueLost`.
-        What was received whole before is saved first.
+        Raises what the receiver raises: `ProducerLost` if a producer ended without announcing it,
+        `QueueLost`. Files that were received whole before are saved first.
         """
         try:
             while not self._stopping or self._streams:
@@ -228,7 +228,7 @@ class Consumer:
             self._commit()
 
     def turn(self) -> None:
-        """Receive one message and act on it; commit when it is time. Raises as `run`, and `ShutDown`."""
+        """Receive one message and process it; commit when due. Raises as `run`, and `ShutDown`."""
         self._on_turn()
         incoming = self._request_receiver.receive(self._patience())
         if incoming is not None:
@@ -265,11 +265,11 @@ class Consumer:
                 incoming.answer(encode_answer(self._reply(request)))
 
     def _in_hand(self, request: Request) -> bool:
-        """True for what concerns a stream that is open here."""
+        """True for a request about a stream that is open here."""
         return isinstance(request, StreamChunk | Finish | Abandon) and request.stream in self._streams
 
     def _reply(self, request: Offer | Open | StreamChunk | Abandon) -> Answer:
-        """What can be answered at once."""
+        """The answer to a request that can be answered at once."""
         match request:
             case Offer(jobs):
                 try:
@@ -277,7 +277,7 @@ class Consumer:
                 except StoreError as error:
                     return error.failure
             case Open():
-                # The name may be another than before: a consumer that was cut off comes back under a new one.
+                # The name may have changed: a consumer that reconnects gets a new one.
                 return self._streams.open(request, self._clock()) or StreamAccepted(
                     self._request_receiver.name
                 )
@@ -302,7 +302,7 @@ class Consumer:
             self._group_size += len(file.data)
 
     def _before(self, incoming: IncomingRequest, files: tuple[File, ...]) -> list[Saved | None]:
-        """The files of a message that are saved already: another consumer may have had it before."""
+        """The files of a message that are saved already: another consumer may have received it before."""
         if incoming.attempt > 1:
             try:
                 return self._store.known([file.job for file in files])
@@ -321,7 +321,7 @@ class Consumer:
                 self._group.append((draft, self._wait(incoming, 1), 0))
 
     def _wait(self, incoming: IncomingRequest, files: int) -> _Waiting:
-        """Delay the answer to `letter` until its files are committed."""
+        """Delay the answer to `incoming` until its files are committed."""
         if not self._incoming:
             self._due = self._clock() + COMPANY
         waiting = _Waiting(incoming, [None] * files)
@@ -329,7 +329,7 @@ class Consumer:
         return waiting
 
     def _commit(self) -> None:
-        """Make the group safe, then answer."""
+        """Commit the group, then answer."""
         group, self._group, self._group_size = self._group, [], 0
         incoming_requests, self._incoming = self._incoming, []
         verdicts = dict(self._store.commit([draft for draft, _, _ in group])) if group else {}

@@ -1,4 +1,4 @@
-"""Fetches and saves in one process and one thread: bytes go from libcurl to the file, and nowhere else.
+"""Fetches and saves in one process and one thread: bytes go directly from libcurl to the file.
 
 ::
 
@@ -21,25 +21,25 @@ from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
 
 SMALL = 512 * 1024
-"""Bytes up to which a file waits to be whole, so that its temporary is opened and written once."""
+"""Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
 GATHERING = 8 * 1024 * 1024
-"""Bytes of files that wait so; past it, even a small one is written as it comes."""
+"""Bytes of all buffered files; above, even a small one is written as it arrives."""
 GROUP = 256
 """Files of a commit at most; each keeps a descriptor open until then."""
 GROUP_SIZE = 8 * 1024 * 1024
 """Bytes of a commit of small files."""
 COMPANY = 0.2
-"""Seconds that a file waits for others to be committed with, while others are being fetched."""
+"""Seconds that a file waits for others to be committed with it, while others are being fetched."""
 UNSETTLED = 4096
-"""Files fetched or being fetched, without a verdict: bounds memory when hosts hold their files up."""
+"""Files fetched or being fetched, without a verdict: limits memory when hosts delay their files."""
 LONGEST_WAIT = 1.0
-"""Seconds between two turns when nothing happens, for the progress display."""
+"""Seconds between two iterations when nothing happens, for the progress display."""
 
 log = logging.getLogger(__name__)
 
 
 class FileSink:
-    """The `Sink` of one transfer: gathers a small file whole, writes a large one as it comes."""
+    """The `Sink` of one transfer: buffers a small file, writes a large one as it arrives."""
 
     __slots__ = ("_owner", "_parts", "_size", "came", "draft", "fetched", "head", "job", "number", "over")
 
@@ -48,13 +48,13 @@ class FileSink:
         self.job = job
         self.head: Head | None = None
         self.draft: Draft | None = None
-        """Of a large file, or of one that is whole."""
+        """The draft of a large file, or of a complete one."""
         self.came = 0
         """Bytes of the present attempt."""
         self.fetched = False
-        """The fetcher has nothing more to say."""
+        """The fetcher has ended the transfer."""
         self.over = False
-        """The file has ended, though bytes may still come."""
+        """The file has ended, although bytes may still arrive."""
         self._owner = owner
         self._parts: list[bytes] = []
         self._size = 0
@@ -76,7 +76,7 @@ class FileSink:
         return not self.over and self._write(data)
 
     def _write(self, data: bytes) -> bool:
-        """False if that failed: the file has ended, and asks for no more."""
+        """False if that failed: the file has ended, and needs no more bytes."""
         try:
             if self.draft is None:
                 assert self.head is not None, "a fetcher begins before it brings bytes"
@@ -125,10 +125,10 @@ class FileSink:
 
 
 class Downloader:
-    """Drives one fetcher and one store, in one thread. Closes neither.
+    """Connects one fetcher with one store, in one thread. Closes neither.
 
-    `jobs` transfers run at a time, and others wait in the fetcher where hosts hold those up. About `ahead`
-    jobs are taken before their time, so that the store is asked about many at once.
+    `jobs` transfers run at a time; more wait in the fetcher if their hosts delay them. About `ahead` jobs are
+    taken in advance, so that one query asks the store about many.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Downloader:
     ) -> None:
         self.store = store
         self.gathered = 0
-        """Bytes of small files that are not whole yet."""
+        """Bytes of buffered small files."""
         self._job_source = job_source
         self._fetcher = fetcher
         self._jobs = jobs
@@ -161,15 +161,15 @@ class Downloader:
         job_source.underway = self.underway
 
     def stop(self) -> None:
-        """Begin nothing more; `run` returns when the files in hand are saved. From any thread.
+        """Start nothing more; `run` returns when the files being fetched are saved. From any thread.
 
-        What only waits for its host is left alone, and has no ending then.
+        Jobs that only wait for their host are dropped, and have no ending then.
         """
         self._stopping = self._leaving = True
         self._fetcher.wake()
 
     def underway(self) -> Underway:
-        """What has come of the files that have no verdict."""
+        """Progress of the files without a verdict."""
         size, files = 0, 0.0
         for sink in (*self._fetching, *self._group.values()):
             if came := sink.came:
@@ -180,7 +180,7 @@ class Downloader:
         )
 
     def run(self) -> None:
-        """Work until every job has ended, or those in hand after `stop`."""
+        """Work until every job has ended, or after `stop` until the started ones have."""
         while self.turn():
             patience = self._due - self._clock() if self._group else LONGEST_WAIT
             self._fetcher.poll(max(0.0, patience))
@@ -199,7 +199,7 @@ class Downloader:
         return bool(self._fetching or self._group) or not (self._stopping or self._all_taken())
 
     def whole(self, sink: FileSink) -> None:
-        """All of a file is in its draft."""
+        """All bytes of a file are in its draft."""
         assert sink.draft is not None
         self._fetching.discard(sink)
         if not self._group:
@@ -208,7 +208,7 @@ class Downloader:
         self._group_size += sink.came
 
     def fail(self, sink: FileSink, failure: Failure) -> None:
-        """There will be no file."""
+        """The file failed."""
         if not sink.fetched:
             self._spoilt.append(sink)
         self._fetching.discard(sink)
@@ -218,7 +218,7 @@ class Downloader:
         return self._job_source.exhausted and not self._ready
 
     def _take(self) -> None:
-        """Keep jobs ready that the store does not have, so that no transfer's place stays empty."""
+        """Keep enough unsaved jobs ready to use all transfers."""
         while not self._stopping and len(self._ready) < self._ahead:
             batch = self._job_source.take(self._ahead)
             if not batch:
@@ -248,21 +248,21 @@ class Downloader:
             self._fetcher.add(sink.job, sink)
 
     def _drop(self) -> None:
-        """Break the transfers off whose files failed while they came."""
+        """Drop the transfers whose files have failed."""
         spoilt, self._spoilt = self._spoilt, []
         for sink in spoilt:
             if not sink.fetched:
                 self._fetcher.drop(sink)
 
     def _leave(self) -> None:
-        """Give up what only waits: a host may have asked for minutes."""
+        """Drop the jobs that only wait: a host may have asked for minutes."""
         waiting = set(map(id, self._fetcher.give_back()))
         for sink in [sink for sink in self._fetching if id(sink) in waiting]:
             self._fetching.discard(sink)
             sink.restart()
 
     def _must_commit(self) -> bool:
-        """Whether the group is large, or due, or waits for company that cannot come."""
+        """Whether the group is large, or due, or no other file can join it."""
         full = len(self._group) >= GROUP or self._group_size >= GROUP_SIZE
         return full or not self._fetching or self._clock() >= self._due
 

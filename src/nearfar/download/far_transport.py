@@ -1,4 +1,4 @@
-"""The transport over a far queue: messages are items, and answers come back with their settlement."""
+"""The transport over a far queue: messages are items, and answers are sent with their acknowledgement."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nearfar.queues.far import FarQueue
 from nearfar.serialization import item_codec
 
 MOST_QUEUED = 32 * 1024 * 1024
-"""Bytes that may lie in the queue."""
+"""Bytes that the queue may hold."""
 
 
 PARTS = 1_000_000
-"""Of a file: what is told of those that have come in part."""
+"""Partial files are reported to the host in units of 1/`PARTS` file."""
 
 
 class FarRequestSender(RequestSender):
-    """A producer's end; each message is one item, and its ticket the item's number."""
+    """A producer's side; each message is one item, and its ticket is the item's number."""
 
     def __init__(
         self, address: Address, access: Access, wait: float, host: FarQueue | None, *, helper: bool = False
@@ -42,11 +42,11 @@ class FarRequestSender(RequestSender):
         self._sent = 0
 
     def reach(self, timeout: float) -> bool:
-        """Whether a host has answered, after up to `timeout` seconds. Raises `QueueLost`."""
+        """Whether a host has answered within `timeout` seconds. Raises `QueueLost`."""
         return self._end.reach(timeout)
 
     def attend(self) -> None:
-        """Be counted as a producer from now on, before anything is sent. Raises `QueueLost`."""
+        """Register as a producer, before anything is sent. Raises `QueueLost`."""
         self._end.puts.attend()
 
     def send(self, message: Any, *, to: str | None = None) -> int | None:
@@ -73,18 +73,18 @@ class FarRequestSender(RequestSender):
         return self._end.puts.tags()
 
     def tell_underway(self, underway: Underway) -> None:
-        """Have the host know what has come that was not put yet, or not answered. Never waits."""
+        """Report to the host the progress of files that were not put yet, or not answered. Never waits."""
         self._end.mention("underway bytes", underway.size)
         self._end.mention("underway parts", int(underway.files * PARTS))
 
     def underway(self) -> tuple[int, float]:
-        """Bytes and files that all producers have told so, by the last word of the host. Never waits."""
+        """Bytes and files reported by all producers, by the host's last message. Never waits."""
         counts = self._end.glimpse_counts()
         return counts.get("underway bytes", 0), counts.get("underway parts", 0) / PARTS
 
     @property
     def address(self) -> str:
-        """Where consumers and other producers find the queue, its port never ``*``."""
+        """The address at which others find the queue, with its actual port (never ``*``)."""
         return str(self._address)
 
     def close(self, timeout: float | None) -> None:
@@ -97,7 +97,7 @@ class FarRequestSender(RequestSender):
 
 
 class FarIncomingRequest(IncomingRequest):
-    """A message in hand."""
+    """A received message that was not answered yet."""
 
     def __init__(self, end: QueueClient, taken: DeliveredItem) -> None:
         self.message = taken.item
@@ -111,7 +111,7 @@ class FarIncomingRequest(IncomingRequest):
 
 
 class FarRequestReceiver(RequestReceiver):
-    """A consumer's end, which may be addressed by its name and by its store's id."""
+    """A consumer's side, which can be addressed by its name and by its store's id."""
 
     def __init__(
         self, address: Address, access: Access, wait: float, host: FarQueue | None, store: str
@@ -121,17 +121,17 @@ class FarRequestReceiver(RequestReceiver):
         self._end = QueueClient(address.seen_from_here(), access, wait=wait, tags=(store,))
 
     def reach(self, timeout: float) -> bool:
-        """Whether a host has answered, after up to `timeout` seconds. Raises `QueueLost`."""
+        """Whether a host has answered within `timeout` seconds. Raises `QueueLost`."""
         return self._end.reach(timeout)
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """New in every session: what was sent to an earlier one has been answered for us."""
+        """New in every session: the host has answered messages to an earlier one."""
         return self._end.takes.session_name()
 
     @property
     def address(self) -> str:
-        """Where producers and other consumers find the queue, its port never ``*``."""
+        """The address at which others find the queue, with its actual port (never ``*``)."""
         return str(self._address)
 
     def receive(self, timeout: float | None) -> FarIncomingRequest | None:
@@ -163,12 +163,12 @@ def open_request_sender(
     wait: float = 60.0,
     helper: bool = False,
 ) -> FarRequestSender:
-    """A producer's end of the queue at `address`, hosting it if `bind`.
+    """A producer's side of the queue at `address`, which it hosts if `bind`.
 
-    A `helper` is not counted as a producer: it works for one that stays there for as long.
+    A `helper` is not counted as a producer: it works for a counted one that outlives it.
 
-    Raises `AddressError`, `KeysError`; what is returned raises `QueueLost` once the host is away for `wait`
-    seconds, and `NotAdmitted`.
+    Raises `AddressError`, `KeysError`; the returned object raises `QueueLost` once the host is absent for
+    `wait` seconds, and `NotAdmitted`.
     """
     host = _host(address, lanes, keys, insecure, 1) if bind else None
     place, access = _reach(address, host, keys, insecure)
@@ -186,7 +186,7 @@ def open_request_receiver(
     wait: float = 60.0,
     producers: int = 1,
 ) -> FarRequestReceiver:
-    """A consumer's end, for the store with the id `store`; as host it expects `producers` producers.
+    """A consumer's side, for the store with the id `store`; as host it expects `producers` producers.
 
     Raises as `open_request_sender`.
     """
@@ -214,4 +214,4 @@ def _reach(address: str, host: FarQueue | None, keys: str | None, insecure: bool
 
 
 def _nothing() -> None:
-    """Does nothing, until a callback is set."""
+    """The default callback: does nothing."""

@@ -1,4 +1,4 @@
-"""The input: one job a line, read a little ahead in bounded memory, without duplicates.
+"""The input: one job per line, read ahead in bounded memory, without duplicates.
 
 ::
 
@@ -8,7 +8,7 @@
     https://host/d.png <TAB> # http-5xx: 503 after 4 requests      a failures file's reason is ignored
 
 White space around a line, a field, or the two sides of its ``=`` is ignored. Blank lines and lines that start
-with ``#`` are skipped. A line that cannot be read becomes a `Bad` with its number; it never stops the run.
+with ``#`` are skipped. An invalid line becomes a `Bad` with its number; it never stops the run.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from nearfar.readable import percent, readable
 LEAST_URL = len("http://a.example/1\n")
 """Bytes of a line; shorter ones are rare."""
 LONGEST_LINE = 64 * 1024
-"""Bytes. A longer line is refused: nothing that long is a URL, and memory stays bounded."""
+"""Bytes. A longer line is refused: no valid URL is that long, and memory stays bounded."""
 
 _HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 _URL = compile_lazily(r"https?://[^\s\x00-\x1f\x7f/?#]+[^\s\x00-\x1f\x7f]*", re.IGNORECASE)
 _HEX = compile_lazily(r"[0-9a-f]+")
 _AROUND = " \t\r\n\v\f\xa0\u200b\ufeff"
-"""What may stand around a line or a field: blanks of any kind that editors and web pages leave behind."""
+"""White space around a line or a field: all kinds that editors and web pages insert."""
 
 
 class Bad(NamedTuple):
     """A line of input that is not a job."""
 
     text: str
-    """The line, or the empty string when it cannot be shown."""
+    """The line, or the empty string if it cannot be shown."""
     failure: Failure
 
 
@@ -57,7 +57,7 @@ class _NotAJobError(Exception):
 
 
 def parse(line: str, where: str) -> Job | Bad | None:
-    """Read one line; None when there is nothing on it. `where` names the line in a refusal."""
+    """Parse one line; None if it is blank or a comment. `where` names the line in a refusal."""
     text = line.strip(_AROUND)
     if not text or text.startswith("#"):
         return None
@@ -120,7 +120,7 @@ def _refusal(where: str, detail: str) -> Failure:
 
 
 def from_arguments(arguments: Iterable[str]) -> Iterator[list[Job | Bad]]:
-    """Each argument as a batch of its own, read as a line is."""
+    """Each argument as a batch of its own, parsed like a line."""
     for number, argument in enumerate(arguments, 1):
         entry = parse(argument, f"argument {number}")
         if entry is not None:
@@ -128,9 +128,9 @@ def from_arguments(arguments: Iterable[str]) -> Iterator[list[Job | Bad]]:
 
 
 class LineReader:
-    """Cuts bytes, as they arrive, into entries; holds at most one line.
+    """Splits bytes into entries as they arrive; buffers at most one line.
 
-    A line is handed on as soon as its end is there, so that a slow pipe is followed as it speaks.
+    A line is returned as soon as it is complete, so that lines of a slow pipe are not delayed.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class LineReader:
         return entries
 
     def end(self) -> list[Job | Bad]:
-        """The last line, when nothing ended it."""
+        """The last line, if it has no line end."""
         lines, self._rest = [self._rest], b""
         return self._read(lines)
 
@@ -181,8 +181,8 @@ class LineReader:
 def failed_line(entry: Job | Bad, failure: Failure) -> str:
     """A line for the failures file, which `parse` reads as the same job again.
 
-    No character in it is one that a terminal would obey, wherever it came from. URLs and lines that were
-    refused have them percent-encoded, and so has a name, as ``name*=``; what was said of it, as ``\\x1b``.
+    It has no terminal control character, whatever its origin. In URLs and refused lines these are
+    percent-encoded, and in a name, as ``name*=``; in the reason they are escaped, as ``\\x1b``.
     """
     reason = f"# {failure.reason}: {readable(' '.join(failure.detail.split()))}"
     if isinstance(entry, Bad):
@@ -204,7 +204,7 @@ def _name_field(name: str) -> str:
 Entry = Job | Bad
 
 AHEAD = 2000
-"""Entries read and not yet taken, after which reading waits."""
+"""Entries read and not yet taken, at which reading pauses."""
 _BLOCK = 64 * 1024
 
 
@@ -212,20 +212,20 @@ class Source(Protocol):
     """An input as batches of entries."""
 
     countable: bool
-    """True if the rest can be read to its end without waiting for anyone."""
+    """True if the rest can be read to its end without blocking."""
     most_lines: int | None
-    """How many lines there can be; None if that is not known."""
+    """The maximum number of lines; None if it is not known."""
 
     def __iter__(self) -> Iterator[list[Entry]]: ...
 
     def overwritten_by(self, path: Path) -> bool:
-        """Whether an output to `path` would go where this reads."""
+        """Whether writing to `path` would overwrite this input."""
 
     def stop(self) -> None:
-        """Let an iteration that waits end; from any thread."""
+        """End an iteration that waits; from any thread."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release its resources."""
 
 
 class Arguments:
@@ -244,14 +244,15 @@ class Arguments:
         return False
 
     def stop(self) -> None:
-        """Nothing waits here."""
+        """Does nothing: this source never waits."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there are no resources."""
 
 
 class DescriptorSource:
-    """An open file descriptor, closed with it; returns available bytes, and waits only if there are none."""
+    """An open file descriptor, closed by `close`; yields available bytes, and waits only if there are
+    none."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -268,7 +269,7 @@ class DescriptorSource:
         while self._stopped.fileno() not in dict(poller.poll()):
             try:
                 block = os.read(self._descriptor, _BLOCK)
-            except BlockingIOError:  # another reader was quicker
+            except BlockingIOError:  # another reader was faster
                 continue
             if not block:
                 yield reader.end()
@@ -288,10 +289,10 @@ class DescriptorSource:
 
 
 class Intake:
-    """The entries of a source, in order. `take` never waits; `on_event` is called, by the thread, for more.
+    """The entries of a source, in order. `take` never waits; the thread calls `on_event` when there are more.
 
-    Reading begins with the first `take`: until then, no thread is in the way of a fork. An error of reading
-    (`OSError`) is raised by `take`, once what was read before it has been taken.
+    Reading begins with the first `take`: until then, there is no thread that would prevent a fork. `take`
+    raises a read error (`OSError`) after the entries before it have been taken.
     """
 
     def __init__(self, source: Source, on_event: Callable[[], None] = lambda: None) -> None:
@@ -317,17 +318,17 @@ class Intake:
         return self._ended and not self._entries and self._error is None
 
     def begin(self) -> None:
-        """Start the thread that reads. A second call does nothing, nor does one after `close`.
+        """Start the thread that reads. Does nothing on a second call, or after `close`.
 
-        Raises `RuntimeError` where no thread can be started.
+        Raises `RuntimeError` if no thread can be started.
         """
         if self._thread is None and not self._closing:
             thread = Thread(target=self._read, name="intake", daemon=True)
             thread.start()
-            self._thread = thread  # only now: `close` waits for one that runs
+            self._thread = thread  # set after the start: `close` waits for a running thread
 
     def take(self, most: int) -> list[Entry]:
-        """Up to `most` entries: those that are there."""
+        """Up to `most` available entries."""
         self.begin()
         with self._changed:
             entries = self._entries
@@ -340,7 +341,7 @@ class Intake:
         return taken
 
     def close(self) -> None:
-        """Read no further, and wait for the thread. A second call does nothing."""
+        """Stop reading, and wait for the thread. A second call does nothing."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -350,9 +351,9 @@ class Intake:
             self._thread.join()
 
     def rest(self) -> tuple[int, bool]:
-        """After `close`: how many entries were not taken, and whether that is all of the input.
+        """After `close`: the number of entries that were not taken, and whether that is all of the rest.
 
-        A file is counted to its end; what a pipe may still bring is left there.
+        A file is counted to its end; the further content of a pipe is not read.
         """
         count = len(self._entries)
         if self._ended:
@@ -362,7 +363,7 @@ class Intake:
         return count, self._source.countable
 
     def waiting(self) -> int:
-        """How many entries could be taken now."""
+        """How many entries can be taken now."""
         return len(self._entries)
 
     def _read(self) -> None:
@@ -389,7 +390,7 @@ _REST = DIGEST - _PREFIX
 
 
 def digest_of(job: Job) -> bytes:
-    """What makes two lines of input the same job: the resource that the URL names, name and checksum."""
+    """A digest of what identifies a job: the resource that the URL names, name and checksum."""
     url, name, checksum = job
     if name is None and checksum is None:
         return hashlib.blake2b(resource(url).encode(errors="surrogatepass"), digest_size=DIGEST).digest()
@@ -400,8 +401,8 @@ def digest_of(job: Job) -> bytes:
 class Seen:
     """A set of 16-byte digests.
 
-    A million `bytes` objects in a `set` take some 80 MiB; packed side by side in 65,536 buckets they take
-    20, and a search through a bucket (15 entries a million) is one `bytes.find`.
+    A million `bytes` objects in a `set` take about 80 MiB; concatenated in 65,536 buckets they take 20, and a
+    search through a bucket (15 entries per million) is one `bytes.find`.
     """
 
     def __init__(self) -> None:

@@ -1,15 +1,15 @@
-"""The processes of one command that downloads and saves: started, fed, watched, and replaced.
+"""The processes of one command that downloads and saves: starts, feeds, watches, and replaces them.
 
-Where the user chose no numbers, each process fetches and saves its own share (`downloader`). One that dies
-costs the files that it had in hand: its jobs are handed out again, and another process takes its place.
+Without chosen numbers, each process fetches and saves its own share (`downloader`). If one dies, its
+unfinished jobs are handed out again, and another process takes its place.
 
 With ``-P`` and ``-C``, producers fetch and consumers save, with near queues between them. A process killed
 inside such a queue may leave a lock of it taken, and block all others for ever. So one death ends the whole
-generation: its processes are killed, queues and processes are made anew, and jobs without an ending are
+generation: its processes are killed, queues and processes are created anew, and jobs without an ending are
 handed out again.
 
-In both, the store is asked first, so nothing saved is fetched twice. `local_process` is what each process
-does.
+In both cases the store is queried first, so nothing saved is fetched twice. `local_process` has the code of
+the processes.
 """
 
 from __future__ import annotations
@@ -47,37 +47,38 @@ if TYPE_CHECKING:
     from nearfar.queues.near import NearQueue
 
 FRUITLESS = 5
-"""Deaths in a row without one more job ended, after which the work is given up."""
+"""Consecutive deaths without a job ended in between, after which the work is given up."""
 SMALLEST_SHARE = 8
-"""Jobs handed out at a time, at least; more while many wait, so that the last ones are spread evenly."""
+"""Lowest number of jobs handed out at a time; more if many wait, so that the last ones are spread evenly."""
 PIPE = 1024 * 1024
-"""Bytes that a queue's pipe holds: a message of files passes at once, without a switch for each 64 KiB."""
+"""Bytes of a queue's pipe: a message of files passes at once, without a context switch for each 64 KiB."""
 LONGEST_WAIT = 1.0
-"""Seconds between two turns when nothing happens, for the progress display."""
+"""Seconds between two iterations when nothing happens, for the progress display."""
 
 log = logging.getLogger(__name__)
 
 
 FAILURE = 2 + len(Failure._fields)
-"""Fields of what `PipeJobs.end` says of a failure; there are more of a file."""
+"""Number of fields in a failure from `PipeJobs.end`; a saved file has more."""
 SIZE = 2 + Saved._fields.index("size")
 
 
 class LocalProcess:
-    """A process, and what this end knows of it."""
+    """A child process, and the parent's state about it."""
 
     def __init__(self, process: BaseProcess, pipe: Connection[Any, Any]) -> None:
         self.process = process
         self.pipe = pipe
         self.given: dict[int, Job] = {}
-        """Jobs it was handed and has not ended."""
+        """Jobs that it was given and has not ended."""
         self.has_capacity = 0
-        """Jobs it asked for."""
+        """Jobs that it requested."""
         self.underway = Underway()
-        """What has come of them, as it said last."""
+        """Their progress, by its last message."""
 
     def count(self, endings: list[tuple[Any, ...]]) -> None:
-        """Those of its jobs have ended, and count there from now on: not here as well until it says so."""
+        """Subtract ended jobs from `underway`, which includes them until the process sends its next
+        message."""
         size, files, waits_for = self.underway
         fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
         gone = sum(ending[SIZE] for ending in fresh if len(ending) > FAILURE)
@@ -85,7 +86,7 @@ class LocalProcess:
 
 
 class LocalDownload:
-    """Runs the processes of one command until every job of `desk`, its `InputJobs`, has ended."""
+    """Runs the processes of one command until every job of its `InputJobs` has ended."""
 
     def __init__(
         self,
@@ -95,9 +96,9 @@ class LocalDownload:
         *,
         before_spawning: Callable[[], None] = lambda: None,
     ) -> None:
-        """`clock`: seconds since the epoch, by which files say when they were saved.
+        """`clock`: seconds since the epoch, for the time at which files were saved.
 
-        `before_spawning` is called where processes cannot be forked.
+        `before_spawning` is called if processes cannot be forked.
         """
         self._plan = plan
         self._job_source = job_source
@@ -119,20 +120,20 @@ class LocalDownload:
         job_source.underway = self._underway
 
     def wake(self) -> None:
-        """Let `run` look around. From any thread or signal handler."""
+        """Make `run` check its state now. From any thread or signal handler."""
         with suppress(OSError):
             self._waker.send(b"\0")
 
     def stop(self) -> None:
-        """Hand out no more; `run` returns when what is in hand has ended. From any thread or handler."""
+        """Hand out no more; `run` returns when all jobs in work have ended. From any thread or handler."""
         self._stopping = True
         self.wake()
 
     def run(self) -> None:
         """Work to the end, or to `stop`.
 
-        Raises `StoreError` for a directory that cannot be used, and `QueueLost` when process after process
-        dies without getting anything done.
+        Raises `StoreError` for a directory that cannot be used, and `QueueLost` if one process after the
+        other dies without ending a job.
         """
         try:
             while not self._generation():
@@ -144,7 +145,7 @@ class LocalDownload:
             self._woken.close()
 
     def _generation(self) -> bool:
-        """Start everything and work; False if a process died before the end."""
+        """Start all processes and work; False if a process died before the end."""
         try:
             self._start()
             return self._drive() and self._dismiss()
@@ -173,7 +174,7 @@ class LocalDownload:
             self._producers.append(self._spawn(produce, number))
 
     def _sweep(self) -> None:
-        """Find out what killed processes have saved, and remove the rest of what they left."""
+        """Determine what killed processes have saved, and remove their temporaries."""
         with Store(self._plan.directory) as store:
             store.sweep()
 
@@ -182,7 +183,7 @@ class LocalDownload:
         if self._context.get_start_method() == "spawn":
             self._before_spawning()
         elif not self._plan.producers:
-            # What all of them need is loaded once, before they are forked.
+            # Load what all of them need once, before the fork.
             import nearfar.download.downloader
             import nearfar.download.fetch.curl  # noqa: F401
 
@@ -190,7 +191,7 @@ class LocalDownload:
         from nearfar.queues.near import NearQueue
 
         queue = NearQueue(ctx=self._context)
-        # Where the system does not let us, messages pass in smaller pieces.
+        # If the system refuses the size, messages pass in smaller pieces.
         with suppress(AttributeError, OSError):
             fcntl.fcntl(queue.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
         return queue
@@ -199,7 +200,7 @@ class LocalDownload:
         ours, theirs = self._context.Pipe()
         arguments = (self._plan, self._routes, who, theirs)
         process: BaseProcess = self._context.Process(target=life, args=arguments, daemon=True)  # type: ignore[attr-defined]
-        # What this process does at a signal is not for the child, which says itself what it does.
+        # The child must not inherit this process's signal handlers; it installs its own.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             process.start()
@@ -209,7 +210,7 @@ class LocalDownload:
         return LocalProcess(process, ours)
 
     def _drive(self) -> bool:
-        """Feed those that fetch until each has left at its end; False if all must start anew."""
+        """Feed the fetching processes until each has ended; False if all must start anew."""
         working = list(self._producers)
         told = False
         while working:
@@ -273,7 +274,7 @@ class LocalDownload:
         return [self._woken, *pipes, *sentinels]
 
     def _feed(self) -> None:
-        """Give a share to each producer that asked: the less is waiting, the smaller."""
+        """Give a share to each process that requested jobs: the fewer jobs wait, the smaller."""
         for child in self._producers:
             if not child.has_capacity:
                 continue
@@ -287,7 +288,7 @@ class LocalDownload:
                 self._say(child, "jobs", [(number, *job) for number, job in jobs])
 
     def _hear(self, child: LocalProcess) -> None:
-        """Read one message of a producer."""
+        """Read one message of a fetching process."""
         try:
             word, said = child.pipe.recv()
         except (EOFError, OSError):
@@ -311,7 +312,7 @@ class LocalDownload:
         return Underway(sum(each.size for each in told), sum(each.files for each in told), waits_for)
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
-        """A file may have been saved by a process that died before it could say so."""
+        """A file may have been saved by a process that died before it reported that."""
         if (
             number in self._handed_twice
             and isinstance(ended.what, Saved)
@@ -325,7 +326,7 @@ class LocalDownload:
             self._say(child, word, [])
 
     def _say(self, child: LocalProcess, word: str, jobs: list[tuple[Any, ...]]) -> None:
-        # A dead child does not listen; its sentinel says so in the next turn.
+        # A dead child does not read; the next iteration sees its sentinel.
         with suppress(OSError):
             child.pipe.send((word, jobs))
 
@@ -337,7 +338,7 @@ class LocalDownload:
             log.warning("lost %s", what, extra={"event": "lost"})
 
     def _dismiss(self) -> bool:
-        """Let the consumers go: every producer has left, so nothing waits for them."""
+        """End the consumers: every producer has ended, so none waits for them."""
         self._tell(self._consumers, "end")
         for child in self._consumers:
             child.process.join()
@@ -349,7 +350,7 @@ class LocalDownload:
         return "producer" if self._consumers else "download"
 
     def _end(self) -> None:
-        """Kill what is still there; read what the processes had said; take back what they had in hand."""
+        """Kill the remaining processes; read their last messages; take back their unfinished jobs."""
         children = (*self._producers, *self._consumers)
         for child in children:
             child.process.kill()
@@ -360,7 +361,7 @@ class LocalDownload:
         self._producers, self._consumers, self._routes = [], [], None
 
     def _retire(self, child: LocalProcess) -> None:
-        """Read what a process had said that has ended, and take back what it had in hand."""
+        """Read the last messages of an ended process, and take back its unfinished jobs."""
         child.process.join()
         while not child.pipe.closed and child.pipe.poll():
             self._hear(child)
@@ -371,9 +372,10 @@ class LocalDownload:
 
 
 def _alone() -> bool:
-    """True if this process has one thread, and so may be forked: a lock that another one held would stay so.
+    """True if this process has one thread, and so can be forked: a lock held by another thread would stay
+    held.
 
-    A fork saves the start of an interpreter and its imports, a fifth of a second for each process.
+    A fork saves the start of an interpreter and its imports, a fifth of a second per process.
     """
     threads = Path("/proc/self/task")
     return threads.is_dir() and sum(1 for _ in threads.iterdir()) == 1

@@ -1,4 +1,4 @@
-"""What runs in the child processes of one command, and how they speak with their parent.
+"""The code of the child processes of one command, and their messages to and from their parent.
 
 Each process has a pipe to its parent::
 
@@ -6,7 +6,7 @@ Each process has a pipe to its parent::
     child  -> parent   want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
     parent -> consumer end
 
-A child whose parent is gone exits at once.
+A child whose parent has ended exits at once.
 """
 
 from __future__ import annotations
@@ -37,35 +37,35 @@ if TYPE_CHECKING:
 
 ORPHANED = 70
 TOLD_EVERY = 0.2
-"""Seconds between two words of what is on its way, for the progress."""
+"""Seconds between two progress messages."""
 AHEAD = 16
-"""Jobs that a process takes before their time, for each transfer: the store is asked about many at once."""
+"""Jobs per transfer that a process takes in advance: one query asks the store about many."""
 COLLECTED = 20_000
-"""Objects made, and not freed, after which cycles are looked for: those of a group of files come and go."""
+"""Threshold of the garbage collector: the objects of a group of files are freed without it."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""A terminal's Ctrl-C reaches every process of a command; only the parent decides what it means."""
+"""Ctrl-C in a terminal reaches every process of a command; only the parent acts on it."""
 
 
 class ProcessPlan(NamedTuple):
-    """What the processes of one command do. Everything in it must be picklable: they are spawned."""
+    """The configuration of the processes of one command. It must be picklable: they may be spawned."""
 
     directory: Path
     make_fetcher: Callable[[], Fetcher]
     overwrite: bool = False
     downloaders: int = 1
-    """Processes that each fetch and save, if there are neither producers nor consumers."""
+    """Number of processes that each fetch and save, if there are neither producers nor consumers."""
     producers: int = 0
-    """Processes that fetch, and send what came over a queue to consumers."""
+    """Number of processes that fetch, and send the files over a queue to consumers."""
     consumers: int = 0
-    """Processes that save what producers send."""
+    """Number of processes that save what producers send."""
     jobs: int = 16
-    """Transfers at a time, of each process that fetches."""
+    """Concurrent transfers of each process that fetches."""
     prepare: Callable[[], None] | None = None
     """Called first in each process: sets up logging."""
 
 
 class PipeJobs:
-    """A producer's `JobSource` whose other side is the parent process."""
+    """A producer's `JobSource`, which gets its jobs from the parent process."""
 
     def __init__(self, pipe: Connection[Any, Any], on_stop: Callable[[], None]) -> None:
         self.on_event: Callable[[], None] = lambda: None
@@ -80,12 +80,12 @@ class PipeJobs:
         self._due = 0.0
 
     def listen(self) -> None:
-        """Read what the parent says, until it says the end: for a thread of its own."""
+        """Read the parent's messages until it sends the end: for a thread of its own."""
         while not self._over:
             try:
                 word, jobs = self._pipe.recv()
             except (EOFError, OSError):
-                # The parent is gone, or about to kill this process.
+                # The parent has ended, or is about to kill this process.
                 return
             self._jobs.extend((number, Job(url, name, checksum)) for number, url, name, checksum in jobs)
             self._asked = False
@@ -124,7 +124,7 @@ class PipeJobs:
 
 
 def read_ending(saved: bool, *what: Any) -> Ended:
-    """What `PipeJobs.end` wrote down: flat, as a class costs more to pickle than all that is in it."""
+    """Decode what `PipeJobs.end` encoded: flat, since a class costs more to pickle than its content."""
     if len(what) == len(Failure._fields):
         return Ended(Ending.FAILED, Failure._make(what))
     return Ended(Ending.SAVED if saved else Ending.ALREADY, Saved._make(what))
@@ -132,7 +132,7 @@ def read_ending(saved: bool, *what: Any) -> Ended:
 
 @contextmanager
 def _short_words() -> Iterator[None]:
-    """Where there is no memory or no thread to be had, end with a sentence."""
+    """Without memory or threads, exit with a one-line message."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -143,7 +143,7 @@ def _short_words() -> Iterator[None]:
 
 @_short_words()
 def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any, Any]) -> None:
-    """The life of a process that fetches and saves."""
+    """The main function of a process that fetches and saves."""
     _prepare(plan)
     from nearfar.download.downloader import Downloader
     from nearfar.download.store.store import Store
@@ -160,7 +160,7 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
 
 @_short_words()
 def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
-    """The life of a producer process."""
+    """The main function of a producer process."""
     _prepare(plan)
     from nearfar.download.near_transport import NearRequestSender
     from nearfar.download.producer import Producer
@@ -178,7 +178,7 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
 
 @_short_words()
 def consume(plan: ProcessPlan, routes: Routes, name: str, pipe: Connection[Any, Any]) -> None:
-    """The life of a consumer process."""
+    """The main function of a consumer process."""
     _prepare(plan)
     from nearfar.download.consumer import Consumer
     from nearfar.download.near_transport import NearRequestReceiver
@@ -192,7 +192,7 @@ def consume(plan: ProcessPlan, routes: Routes, name: str, pipe: Connection[Any, 
 
 
 def _collect_seldom() -> None:
-    """What there is when the work begins stays to its end, and what files need makes no cycles."""
+    """Freeze the objects that exist before the work: they live to the end, and files create no cycles."""
     gc.freeze()
     gc.set_threshold(COLLECTED)
 
@@ -208,9 +208,9 @@ def _prepare(plan: ProcessPlan) -> None:
 
 
 def _leave_with_parent() -> None:
-    """In a thread, since the main one may wait for ever for the rest of a message of a dead sibling.
+    """Run in a thread, since the main one may block for ever on an incomplete message of a dead sibling.
 
-    By the process itself: of the pipe that multiprocessing watches, a forked sibling may hold the other end.
+    The process watches its parent itself: a forked sibling may hold the other end of multiprocessing's pipe.
     """
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None:
@@ -220,7 +220,7 @@ def _leave_with_parent() -> None:
         if os.getppid() == parent.pid:
             select.select([watched], [], [])
     except ProcessLookupError:
-        pass  # it is gone already
+        pass  # the parent has ended already
     except (AttributeError, OSError):  # no Linux, or an old one
         parent.join()
     os._exit(ORPHANED)

@@ -12,10 +12,10 @@
     abandon stream                          ->   written
 
 Any request may be answered by `failed` (it cannot be carried out) or, about a stream, by `lost` (this
-consumer no longer has it; the file must start again).
+consumer does not have it; the file must start again).
 
-`encode` and `decode` turn messages into flat rows of msgpack types, and back. Decoding checks the shape of
-everything, since a peer may be of another version, or hostile. A message of many files is checked column by
+`encode` and `decode` turn messages into flat rows of msgpack types, and back. Decoding validates the shape of
+all data, since a peer may have another version, or be hostile. A message of many files is validated column by
 column, so that a file costs no call of its own.
 """
 
@@ -30,11 +30,11 @@ from nearfar.errors import ProtocolError
 
 Verdict = Saved | Failure
 Data = bytes | memoryview
-"""A consumer may be given views, good until it answers."""
+"""A consumer may receive views, valid until it answers."""
 
 
 class File(NamedTuple):
-    """A whole file in one piece."""
+    """A complete file in one piece."""
 
     job: Job
     head: Head
@@ -43,7 +43,7 @@ class File(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """Jobs about to be fetched: which of them need not be?"""
+    """Jobs about to be fetched: asks which of them are saved already."""
 
     jobs: tuple[Job, ...]
 
@@ -53,11 +53,11 @@ class Files(NamedTuple):
 
     files: tuple[File, ...]
     last: bool = False
-    """Nothing else is on its way from this producer: a commit that waits for more waits in vain."""
+    """The producer sends nothing else for now: a commit should not wait for more."""
 
 
 class Open(NamedTuple):
-    """A large file begins. `stream` is new in the world for each attempt to send one."""
+    """A large file begins. `stream` is a new globally unique id for each attempt to send one."""
 
     stream: str
     job: Job
@@ -73,26 +73,26 @@ class StreamChunk(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """All bytes of a stream were sent; `body` is what they must amount to."""
+    """All bytes of a stream were sent; `body` has the size and digest that they must have."""
 
     stream: str
     body: Body
 
 
 class Abandon(NamedTuple):
-    """Nothing more comes of a stream."""
+    """The producer sends nothing more of a stream."""
 
     stream: str
 
 
 class AlreadySaved(NamedTuple):
-    """The answer to an offer: what was saved of each job before, in the offer's order."""
+    """The answer to an offer: what is saved already of each job, in the offer's order."""
 
     saved: tuple[Saved | None, ...]
 
 
 class Verdicts(NamedTuple):
-    """What became of each file of a message, in its order."""
+    """The result of each file of a message, in its order."""
 
     verdicts: tuple[Verdict, ...]
 
@@ -105,12 +105,12 @@ class StreamAccepted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChunkAck:
-    """A chunk is in the temporary file (not yet safe: only a verdict says that), or a stream was dropped."""
+    """A chunk is in the temporary file (only a verdict confirms that it is safe), or a stream was dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLost:
-    """The stream is not known here."""
+    """This consumer does not have the stream."""
 
 
 Request = Offer | Files | Open | StreamChunk | Finish | Abandon
@@ -153,7 +153,7 @@ def encode(request: Request) -> list[Any]:
 
 
 def decode(message: Any) -> Request:
-    """The request in a message. Raises `ProtocolError` for anything else."""
+    """The request in a message. Raises `ProtocolError` for an invalid message."""
     word, rest = _word(message)
     match word:
         case "files" | "last":
@@ -191,7 +191,7 @@ def encode_answer(answer: Answer) -> list[Any]:
 
 
 def decode_answer(value: Any) -> Answer:
-    """The answer in a value. Raises `ProtocolError` for anything else."""
+    """The answer in a value. Raises `ProtocolError` for an invalid value."""
     word, rest = _word(value)
     match word:
         case "verdicts":
@@ -258,7 +258,7 @@ def _row(row: Row, shape: Sequence[Kinds]) -> Row:
 
 
 def _table(rows: Row, shape: Sequence[Kinds]) -> Sequence[Row]:
-    """`rows` itself, if each is a sequence with a value of the right kind for every column of `shape`."""
+    """`rows` itself, if each is a sequence with a value of the right type for every column of `shape`."""
     if not _SEQUENCES.issuperset(map(type, rows)) or not {len(shape)}.issuperset(map(len, rows)):
         raise ProtocolError(f"a row that has not {len(shape)} fields")
     for kinds, column in zip(shape, zip(*rows, strict=True), strict=False):

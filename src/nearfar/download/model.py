@@ -1,6 +1,6 @@
-"""The data types of a download: a job, a server's response, its ending, and why a file could not be kept.
+"""The data types of a download: a job, a server's response, its ending, and failures.
 
-They are named tuples, since each file takes several: these are the cheapest to make, pickle and encode.
+They are named tuples, since each file needs several: these are the cheapest to create, pickle and encode.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Reason(StrEnum):
     CHECKSUM = "checksum"
     DISK = "disk"
     REFUSED = "refused"
-    """We, not the server, said no: a scheme, a redirect, a type, a name, an answer without a body."""
+    """We rejected it, not the server: a scheme, a redirect, a type, a name, a response without a body."""
     WORKER = "worker"
-    """Each worker of the pool that was given it died, or failed."""
+    """Each pool worker that was given the job died or failed."""
 
 
 class Ending(StrEnum):
@@ -42,14 +42,14 @@ class Ending(StrEnum):
 
 
 class Checksum(NamedTuple):
-    """A digest the content must have: `algorithm` by hashlib's name, `digest` in lower-case hex."""
+    """A digest that the content must have: `algorithm` by hashlib's name, `digest` in lower-case hex."""
 
     algorithm: str
     digest: str
 
 
 class Job(NamedTuple):
-    """One line of input: a URL, and what its author said about the file."""
+    """One line of input: a URL, and the properties of the file that its author gave."""
 
     url: str
     name: str | None = None
@@ -58,14 +58,14 @@ class Job(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What a server said before the body. Nothing here is trusted; it is recorded."""
+    """What a server sent before the body. It is recorded, and not trusted."""
 
     url: str
-    """After redirects."""
+    """The final URL, after redirects."""
     status: int
     type: str | None = None
     length: int | None = None
-    """Of the whole file, in bytes; None when not announced."""
+    """Of the whole file, in bytes; None if not announced."""
     etag: str | None = None
     modified: str | None = None
     """The Last-Modified field as sent."""
@@ -74,29 +74,29 @@ class Head(NamedTuple):
 
 
 class Body(NamedTuple):
-    """What was counted while a body passed by."""
+    """What was measured while a body was received."""
 
     size: int
     """Bytes."""
     sha256: str | None
     """Lower-case hex; None: the consumer computes it, since nothing in between could change the data."""
     attempts: int = 1
-    """Attempts it took; following redirects is part of one."""
+    """Attempts made; following redirects is part of one."""
 
 
 class Underway(NamedTuple):
-    """What is on its way and has no ending yet."""
+    """Progress of what has no ending yet."""
 
     size: int = 0
-    """Bytes that have come."""
+    """Bytes received."""
     files: float = 0.0
-    """How many whole files they amount to, as far as lengths are announced."""
+    """The progress in whole files, where lengths are announced."""
     waits_for: str = ""
-    """Whose turn it is: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nobody's."""
+    """What is waited for: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nothing."""
 
 
 class Failure(NamedTuple):
-    """Why a URL failed: the class, and a sentence for a person (free of secrets, on one line)."""
+    """Why a URL failed: the class, and a message for a person (without secrets, on one line)."""
 
     reason: Reason
     detail: str
@@ -136,9 +136,9 @@ _SENTENCES = {
 
 
 class StoreError(NearfarError):
-    """A file that could not be kept; nothing of it is left under its final name.
+    """A file that could not be saved; nothing of it is left under its final name.
 
-    `reason` is the class, `detail` a sentence for a person, on one line and free of secrets.
+    `reason` is the class, `detail` a message for a person, on one line and without secrets.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -148,20 +148,20 @@ class StoreError(NearfarError):
 
     @property
     def failure(self) -> Failure:
-        """The same as a value, for the count."""
+        """The same as a value, for the account."""
         return Failure(self.reason, self.detail)
 
 
 def lacks_room(error: OSError | sqlite3.Error | StoreError) -> bool:
-    """Whether more room on the disk may help: SQLite has but one word for a quota and a broken disk."""
+    """Whether more disk space may help: SQLite has one error for an exceeded quota and a broken disk."""
     if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says which call failed
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits identify the call that failed
         return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk(error: OSError | sqlite3.Error | StoreError, what: str) -> StoreError:
-    """`error`, met at `what` (a name), as a `StoreError` of class disk; one that is so already stays."""
+    """`error`, raised for `what` (a name), as a `StoreError` of class disk, unless it is one already."""
     if isinstance(error, StoreError):
         return error
     if isinstance(error, sqlite3.Error):

@@ -8,10 +8,10 @@
                  +--> one queue for each consumer            for this consumer only
     each producer's own answers  <--------+
 
-The bytes of files do not travel in near queues, which would copy them four times (into a pickle, into a pipe,
-out of the pipe, out of the pickle). They lie in the producer's `Arena`, in shared memory, written once and
-read in place. Near, nothing is redelivered: the parent watches the processes, and restarts them when one dies
-(`nearfar.download.local`). The queues are unbounded, since producers limit the bytes that are in flight.
+The bytes of files do not pass through near queues, which would copy them four times (into a pickle, into a
+pipe, out of the pipe, out of the pickle). They are in the producer's `Arena`, in shared memory, written once
+and read in place. Near queues redeliver nothing: the parent watches the processes, and restarts them when one
+dies (`nearfar.download.local`). The queues are unbounded, since producers limit the bytes in flight.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from nearfar.queues.near import NearQueue
 from nearfar.serialization.shared_memory import Ring, allowed, create, map_shared
 
 SIZE = 24 * 1024 * 1024
-"""Bytes: what a producer has on its way at most, and some room for the gaps at the end."""
+"""Bytes: a producer's maximum in flight, and some space for the gaps at the end."""
 LEAST = 4096
-"""Bytes below which to share a piece costs more than to copy it."""
+"""Bytes; copying a smaller piece costs less than sharing it."""
 
 Place = tuple[int, int, int]
-"""Which part of a message, and from where to where its bytes lie."""
+"""Index of a part of a message, and start and end of its bytes in the arena."""
 
 
 class Arena:
     """Shared memory of one producer and all consumers, inherited by them. Only the producer writes.
 
-    It is as large as ``ulimit -f`` lets a file be, at most: what has no room in it is copied.
+    Its size is at most the limit of ``ulimit -f``; messages that do not fit are copied.
     """
 
     def __init__(self, size: int = SIZE) -> None:
@@ -66,7 +66,7 @@ class Arena:
     def lay_out(self, message: list[Any]) -> tuple[list[Place], int | None]:
         """Move the bytes of `message`, its own and the last field of each of its rows, to this memory.
 
-        Returns where they are, and what to give back later. Where there is no room, nothing is moved.
+        Returns their places, and the start to pass to `give_back` later. Without space, nothing is moved.
         """
         parts = [(index, _bytes_of(part)) for index, part in enumerate(message)]
         found = [(index, data) for index, data in parts if data is not None]
@@ -84,17 +84,17 @@ class Arena:
         return places, start
 
     def give_back(self, start: int) -> None:
-        """Release what `lay_out` moved to `start`: no process reads it any more."""
+        """Release the space that `lay_out` used at `start`: no process reads it any more."""
         self._ring.give_back(start)
 
     def fill_in(self, message: list[Any], places: list[Place]) -> None:
-        """Put views of the bytes where `lay_out` took them; good until the producer knows of the answer."""
+        """Put views of the bytes in the places of `message`; valid until the producer has the answer."""
         view = self._bytes() if places else self._view
         for index, start, end in places:
             _put(message, index, view[start:end])
 
     def close(self) -> None:
-        """Let go of the memory, here. Views of it stay good."""
+        """Unmap the memory in this process. Views of it stay valid."""
         self._view = memoryview(b"")
         if self._map is not None:
             with suppress(BufferError):
@@ -128,7 +128,7 @@ def _put(message: list[Any], index: int, value: Any) -> None:
 HERE = frozenset({"here"})
 """All consumers of one command share one store."""
 _LOCKED = 0.005
-"""Seconds to wait for a message that may have gone to another consumer."""
+"""Seconds to wait for a message that may have been taken by another consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Routes:
     answers: Sequence[NearQueue]
     """By the producer's number."""
     arenas: Sequence[Arena]
-    """As well."""
+    """By the producer's number."""
 
     def close(self) -> None:
         for queue in (self.parcels, *self.private.values(), *self.answers):
@@ -151,7 +151,7 @@ class Routes:
 
 
 class NearRequestSender:
-    """A producer's end. A second thread waits for answers: no thread can wait for a queue and the network."""
+    """A producer's side. A second thread waits for answers, since one cannot wait for queue and network."""
 
     def __init__(self, routes: Routes, number: int) -> None:
         self.on_event: Callable[[], None] = lambda: None
@@ -160,7 +160,7 @@ class NearRequestSender:
         self._sent = 0
         self._arena = routes.arenas[number]
         self._places: dict[int, int] = {}
-        """What to give back to the arena, by the ticket of what is there."""
+        """Start of the arena space to release, by ticket."""
         self._arrived: deque[tuple[int, Any]] = deque()
         self._thread = Thread(target=self._listen, name="answers", daemon=True)
         self._thread.start()
@@ -187,7 +187,7 @@ class NearRequestSender:
         return HERE
 
     def close(self, timeout: float | None) -> None:
-        """Wait until all that was sent is in the pipes. The consumers are known to be there: no `timeout`."""
+        """Wait until everything sent is in the pipes. The consumers are alive, so `timeout` is not used."""
         self._routes.answers[self._number].put(None)
         self._thread.join(timeout)
         self._routes.close()
@@ -201,7 +201,7 @@ class NearRequestSender:
 
 
 class NearIncomingRequest:
-    """A message in hand."""
+    """A received message that was not answered yet."""
 
     attempt = 1
 
@@ -215,14 +215,14 @@ class NearIncomingRequest:
 
 
 class NearRequestReceiver:
-    """A consumer's end. Anything on `control`, or its end, is the end of the work."""
+    """A consumer's side. A message on `control`, or its end of file, ends the work."""
 
     def __init__(self, routes: Routes, name: str, control: Connection[Any, Any]) -> None:
         self.name = name
         self._routes = routes
         self._queues = {queue.fileno(): queue for queue in (routes.private[name], routes.parcels)}
         self._control = control.fileno()
-        # Kept: `multiprocessing.connection.wait` makes one of its own for each message.
+        # Kept, since `multiprocessing.connection.wait` creates a new one for each message.
         self._poller = select.poll()
         for descriptor in (*self._queues, self._control):
             self._poller.register(descriptor, select.POLLIN)
@@ -242,7 +242,7 @@ class NearRequestReceiver:
         return None
 
     def close(self, timeout: float | None) -> None:
-        """Leave. No answer is waited for: the producers were gone before the end was said."""
+        """Leave. No answer is awaited: the producers had ended before the end was sent."""
         self._routes.close()
         for queue in self._routes.answers:
             queue.cancel_join_thread()

@@ -1,4 +1,4 @@
-"""Fetched bytes on their way out: small files in batches, large ones in streams, and answers to requests."""
+"""Fetched bytes to be sent: small files in batches, large ones in streams, and the answers to requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nearfar.download.transport import RequestSender, Undeliverable
 from nearfar.errors import ProtocolError
 
 ROOM = 16 * 1024 * 1024
-"""Bytes on their way, of one producer: enough to keep consumers busy, little enough for any machine."""
+"""Bytes in flight of one producer: enough to keep consumers busy, and little for any machine."""
 
 OnAnswer = Callable[[Answer], None]
 
@@ -46,10 +46,10 @@ class _PendingRequest:
 
 
 class RequestQueue:
-    """Sends requests in order and hands each answer to who asked.
+    """Sends requests in order, and passes each answer to the callback of its request.
 
-    `held` counts the bytes from the moment they are held here until their request is answered. Nothing is
-    ever refused: who brings bytes looks at `free_slots` first, and pauses its source.
+    `held` counts bytes from the moment they are stored here until their request is answered. No bytes are
+    refused: the caller checks `free_slots` first, and pauses its source.
     """
 
     def __init__(self, request_sender: RequestSender, room: int = ROOM) -> None:
@@ -69,20 +69,20 @@ class RequestQueue:
         return not self._asked and not self._waiting
 
     def hold(self, size: int) -> None:
-        """Count `size` bytes (negative: count them no more) that will be sent, or were given up."""
+        """Count `size` bytes that will be sent (negative: that were given up)."""
         self.held += size
 
     def send(self, request: Request, on_answer: OnAnswer, *, to: str | None = None, size: int = 0) -> None:
-        """Send when there is room. `size` bytes held for it are let go with its answer.
+        """Send when there is room. `size` bytes counted for it are released with its answer.
 
-        An addressee that is gone answers `StreamLost`. An answer that cannot be read becomes a `Failure`.
+        An unreachable addressee yields the answer `StreamLost`. An invalid answer becomes a `Failure`.
         """
         parcel = _PendingRequest(request, to, size, on_answer)
         if to in self._waiting or not self._hand_over(parcel):
             self._waiting.setdefault(to, deque()).append(parcel)
 
     def turn(self) -> None:
-        """Hand on the answers that came, then send what waited for room."""
+        """Process the answers received, then send what waited for room."""
         for ticket, value in self._request_sender.answers():
             parcel = self._asked.pop(ticket, None)
             if parcel is not None:
@@ -112,15 +112,15 @@ def _read(value: object) -> Answer:
 
 
 CHUNK = 1024 * 1024
-"""Bytes of a message: large enough that its overhead does not show, small beside `STREAM_ROOM`."""
+"""Bytes of a message: large compared with its overhead, small compared with `STREAM_ROOM`."""
 STREAM_ROOM = 8 * 1024 * 1024
-"""Bytes on their way, of one file."""
+"""Bytes in flight of one file."""
 
 
 class Upload:
     """Sends one body. `settle` is called once, with its verdict, or with `StreamLost` if it must start again.
 
-    Requests wait here until a consumer has accepted the stream: before that, none can be addressed.
+    Requests wait here until a consumer has accepted the stream: before that, their addressee is unknown.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Upload:
         return self._on_way < STREAM_ROOM and self._post.free_slots
 
     def write(self, data: bytes) -> None:
-        """Send `data` after what came before; in small pieces, it waits for more."""
+        """Send `data` after the previous bytes; small pieces are buffered."""
         if self._over:
             return
         self._gathered.append(data)
@@ -159,7 +159,7 @@ class Upload:
             self.push()
 
     def push(self) -> None:
-        """Send what waits for more. A source that pauses must call this, or nothing may ever make room."""
+        """Send the buffered bytes. A source that pauses must call this, or room may never become free."""
         if self._gathered:
             data, self._gathered = b"".join(self._gathered), []
             self._gathered_size = 0
@@ -169,12 +169,12 @@ class Upload:
             self._offset += len(data)
 
     def finish(self, body: Body) -> None:
-        """Say that all was written."""
+        """Mark the end of the body."""
         self.push()
         self._send(Finish(self._stream, body), self._finished)
 
     def abandon(self) -> None:
-        """Give the file up; `settle` will not be called."""
+        """Give up the file; `settle` will not be called."""
         if self._over:
             return
         self._give_up()
@@ -226,7 +226,7 @@ class Upload:
 
 
 def verdict_of(answer: Answer | Verdict) -> Verdict | StreamLost:
-    """`answer` where a verdict was due; one that makes no sense is a failure."""
+    """`answer` as a verdict; any other kind of answer is a failure."""
     match answer:
         case AlreadySaved() | Verdicts() | StreamAccepted() | ChunkAck():
             return Failure(Reason.REFUSED, f"a consumer answered {type(answer).__name__} out of turn")
@@ -234,17 +234,17 @@ def verdict_of(answer: Answer | Verdict) -> Verdict | StreamLost:
 
 
 def _ignore(_: Answer) -> None:
-    """Nothing hangs on this answer."""
+    """Ignore an answer that has no effect."""
 
 
 SMALL = 512 * 1024
-"""Bytes up to which a file waits to be whole and travels in one piece."""
+"""Bytes up to which a file is buffered until it is complete, and sent in one piece."""
 GATHERING = 8 * 1024 * 1024
-"""Bytes of unfinished small files in one producer; past it, even they become streams."""
+"""Bytes of unfinished small files in one producer; above, even they become streams."""
 BATCH = 1024 * 1024
 BATCH_FILES = 64
 AGE = 0.010
-"""Seconds that a small file waits for company."""
+"""Seconds that a small file waits to be batched with others."""
 
 Settle = Callable[[Verdict | StreamLost], None]
 
@@ -255,7 +255,7 @@ class Batcher:
     def __init__(self, post: RequestQueue) -> None:
         self.post = post
         self.gathered = 0
-        """Bytes of small files that are not whole yet."""
+        """Bytes of unfinished small files."""
         self._files: list[File] = []
         self._settles: list[Settle] = []
         self._size = 0
@@ -264,7 +264,7 @@ class Batcher:
         self._streams = count()
 
     def fits(self, size: int) -> bool:
-        """True if a file of `size` bytes so far may go on waiting to be whole."""
+        """True if a file of `size` bytes so far may still be buffered."""
         return size <= SMALL and self.gathered <= GATHERING
 
     def upload(self, job: Job, head: Head, settle: Settle) -> Upload:
@@ -281,7 +281,7 @@ class Batcher:
             self._flush()
 
     def turn(self, now: float, *, last: bool = False) -> None:
-        """Send the batch if it has waited long enough, or is the `last`: nothing is being fetched."""
+        """Send the batch if it has waited long enough, or if it is the `last`: nothing is being fetched."""
         if not self._files:
             return
         if self._since is None:
@@ -290,7 +290,7 @@ class Batcher:
             self._flush(last=last)
 
     def deadline(self) -> float | None:
-        """When `turn` has something to do even if nothing happens."""
+        """When `turn` must be called even if nothing happens."""
         return None if self._since is None else self._since + AGE
 
     def _flush(self, *, last: bool = False) -> None:

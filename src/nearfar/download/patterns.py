@@ -7,7 +7,7 @@ from typing import Any, AnyStr, cast
 
 
 def compile_lazily(pattern: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
-    """What `re.compile` returns, but for the time: a pattern takes up to a millisecond to compile."""
+    """`re.compile`, delayed until the first use: compiling a pattern takes up to a millisecond."""
     return cast("re.Pattern[AnyStr]", _Lazy(pattern, flags))
 
 
@@ -16,7 +16,7 @@ class _Lazy:
         self._given = (pattern, flags)
 
     def __getattr__(self, name: str) -> Any:
-        # What was found once is an attribute, so this is not called again for it.
+        # The result is stored as an attribute, so this is not called again for it.
         found = getattr(re.compile(*self._given), name)
         setattr(self, name, found)
         return found

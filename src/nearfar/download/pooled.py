@@ -10,9 +10,9 @@ A share is one task of the pool: `fetch_share` takes an `Order` (jobs, the queue
 `ShareReport` (how the jobs ended). The worker joins the queue as a helper of the order's sender: consumers
 neither wait for it nor report its loss.
 
-`Pooled` keeps the account only: no byte of a file passes through it. A share whose worker died is handed out
-again; the stores are asked first, so nothing saved is fetched twice. It is split for that, so that a job that
-kills its workers is soon alone in a share, and only that job fails.
+`Pooled` keeps the account only: no file content passes through it. A share whose worker died is handed out
+again; the stores are queried first, so nothing saved is fetched twice. It is split before that, so that a job
+that kills its workers is soon alone in a share, and only that job fails.
 """
 
 from __future__ import annotations
@@ -41,44 +41,44 @@ from nearfar.download.transport import RequestSender
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
 LONGEST = 5.0
-"""Seconds after which a share begins nothing more: the rest is handed back, so that a stop need not wait."""
+"""Seconds after which a share starts no more jobs: the rest is handed back, so that a stop is not delayed."""
 TOLD_EVERY = 0.5
-"""Seconds between two words of what is on its way, for the progress."""
+"""Seconds between two progress messages."""
 FAREWELL = 30.0
-"""Seconds to hand over what was sent, when all of it was answered."""
+"""Seconds to hand over the sent requests, when all of them were answered."""
 
 Numbered = tuple[int, Job]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to fetch, how, and where to put it."""
+    """What to fetch, how, and where to save it."""
 
     queue: str
-    """The queue's address, as its workers reach it."""
+    """The queue's address, as reachable by the workers."""
     wait: float
-    """Seconds that the queue's host may be away."""
+    """Seconds that the queue's host may be absent."""
     fetching: FetchOptions
     at_once: int
-    """Transfers at a time."""
+    """Concurrent transfers."""
     jobs: tuple[Numbered, ...]
     insecure: bool = False
-    """Whether the queue is open to everyone; else a worker shows the keys that its environment names."""
+    """Whether the queue is open to everyone; otherwise a worker uses the keys that its environment names."""
 
 
 class ShareReport(NamedTuple):
-    """How the jobs of a share ended. Those that are not named were not begun."""
+    """How the jobs of a share ended. Jobs not listed were not started."""
 
     ended: list[tuple[int, Ended]]
     seconds: float
 
 
 class Unfit(PoolBroken):
-    """A worker can fetch nothing at all: it lacks pycurl, or finds no queue. The message names it."""
+    """A worker can fetch nothing: it lacks pycurl, or cannot reach the queue. The message has the reason."""
 
 
 class ShareJobs:
-    """A producer's `JobSource` whose jobs are all there from the beginning."""
+    """A producer's `JobSource` with a fixed list of jobs."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class ShareJobs:
         on_late: Callable[[], None],
         tell: Callable[[Underway], None] = lambda underway: None,
     ) -> None:
-        """`on_late` is called in each turn after `deadline` (of `time.monotonic`), `tell` every `TOLD_EVERY`
-        seconds, if something has changed."""
+        """`on_late` is called in each iteration after `deadline` (of `time.monotonic`), `tell` every
+        `TOLD_EVERY` seconds, if something has changed."""
         self.underway: Callable[[], Underway] = Underway
         self._tell = tell
         self._told = Underway()
@@ -120,7 +120,7 @@ class ShareJobs:
         if now >= self._due:
             self._due = now + TOLD_EVERY
             size, files, waits_for = self.underway()
-            # What has ended is on its way, too: the account hears of it with the report.
+            # Ended jobs are in progress, too: the account learns of them from the report.
             underway = Underway(size + self._size, files + len(self.ended), waits_for)
             if underway != self._told:
                 self._told = underway
@@ -128,7 +128,7 @@ class ShareJobs:
 
 
 def fetch_share(order: Order) -> ShareReport:
-    """Fetch, and return once each job that was begun has ended. Raises `Unfit`."""
+    """Fetch, and return once each started job has ended. Raises `Unfit`."""
     started = time.monotonic()
     job_source = ShareJobs(
         order.jobs,
@@ -156,7 +156,7 @@ _kept: dict[FetchOptions, Fetcher] = {}
 
 
 def _kept_fetcher(options: FetchOptions) -> Fetcher:
-    """The last share's fetcher, with its connections, if these were its options. Raises `ImportError`."""
+    """The previous share's fetcher, with its connections, if `options` are equal. Raises `ImportError`."""
     if options not in _kept:
         for other in _kept.values():
             other.close()
@@ -166,17 +166,17 @@ def _kept_fetcher(options: FetchOptions) -> Fetcher:
 
 
 AHEAD = 2
-"""Shares of each worker: one that it runs, and one that waits there."""
+"""Shares per worker: one that it runs, and one that it has queued."""
 PIECES = 8
 """Pieces in which a share that failed is handed out again."""
 TRIES = 3
-"""Times that a job is tried alone before it fails with its worker."""
+"""Times that a job is tried alone before it fails with its worker's error."""
 FRUITLESS = 20
-"""Shares in a row that may fail before the pool is given up."""
+"""Consecutive shares that may fail before the pool is given up."""
 LONELY = 5.0
-"""Seconds without any consumer, or any worker, after which that is said."""
+"""Seconds without any consumer, or any worker, after which a warning is logged."""
 LONGEST_WAIT = 0.5
-"""Seconds between two turns when nothing happens, for the progress display."""
+"""Seconds between two iterations when nothing happens, for the progress display."""
 
 Share = Sequence[Numbered]
 
@@ -184,14 +184,14 @@ log = logging.getLogger(__name__)
 
 
 class Watched(RequestSender, Protocol):
-    """An outbound that sends nothing, and sees what others have under way."""
+    """A request sender that sends nothing, and reads the progress of others."""
 
     def underway(self) -> tuple[int, float]:
-        """Bytes, and how many files they amount to. Never waits."""
+        """Bytes and files in progress. Never waits."""
 
 
 class ShareSizer:
-    """How many jobs make a share: a second's work, and less when few are left, to spread them evenly."""
+    """The number of jobs in a share: a second's work, fewer when few are left, to spread them evenly."""
 
     SECONDS = 1.0
     FIRST, LEAST, MOST = 64, 8, 1000
@@ -200,18 +200,18 @@ class ShareSizer:
         self._most = float(self.FIRST)
 
     def note(self, ended: int, seconds: float) -> None:
-        """A worker ended so many jobs of a share in so many seconds."""
+        """A worker ended `ended` jobs of a share in `seconds`."""
         if ended:
             now = min(float(self.MOST), ended / max(seconds, 0.001) * self.SECONDS)
             self._most = max(self.LEAST, (self._most + now) / 2)
 
     def share(self, waiting: int, workers: int) -> int:
-        """The jobs of the next share, when so many are known to wait."""
+        """The number of jobs of the next share, when `waiting` jobs wait."""
         return max(self.LEAST, min(int(self._most), waiting // (2 * workers)))
 
 
 class Pooled:
-    """Runs the shares of one download until every job of `desk`, its `InputJobs`, has ended."""
+    """Runs the shares of one download until every job of its `InputJobs` has ended."""
 
     def __init__(
         self,
@@ -222,9 +222,10 @@ class Pooled:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`request_sender` sends nothing: it is the producer that the queue counts, and tells who is there.
+        """`request_sender` sends nothing: it is the producer that the queue counts, and it shows the stores
+        present.
 
-        `clock`: seconds since the epoch, by which files say when they were saved.
+        `clock`: seconds since the epoch, for the time at which files were saved.
         """
         self._job_source = job_source
         self._executor = executor
@@ -246,19 +247,19 @@ class Pooled:
         job_source.underway = self._underway
 
     def wake(self) -> None:
-        """Let `run` look around. From any thread or signal handler."""
+        """Make `run` check its state now. From any thread or signal handler."""
         self._events.put(None)
 
     def stop(self) -> None:
-        """Hand out no more; `run` returns when what the workers have begun has ended."""
+        """Hand out no more; `run` returns when the jobs that the workers have started have ended."""
         self._stopping = True
         self.wake()
 
     def run(self) -> None:
         """Work to the end, or to `stop`. Jobs without an ending are still open then.
 
-        Raises `QueueLost`, and `PoolBroken` when there is no pool any more, when a worker cannot work at all
-        (`Unfit`), or when share after share fails.
+        Raises `QueueLost`, and `PoolBroken` if the pool is lost, if a worker cannot work at all (`Unfit`), or
+        if too many consecutive shares fail.
         """
         try:
             while self._turn():
@@ -268,7 +269,7 @@ class Pooled:
             self._job_source.on_event = self._request_sender.on_event = _nothing
 
     def _underway(self) -> Underway:
-        """What the workers tell the queue's host. Other pools' workers at the same queue are counted, too."""
+        """The progress reported to the queue's host, by workers of other pools, too."""
         size, files = self._request_sender.underway()
         waits_for = "host" if self._out else ""
         if not self._request_sender.stores():
@@ -281,7 +282,7 @@ class Pooled:
         with suppress(Empty):
             while True:
                 self._settled(self._events.get_nowait())
-        self._request_sender.answers()  # there are none; but it tells when the queue is lost
+        self._request_sender.answers()  # there are none; but it raises when the queue is lost
         self._job_source.turn()
         if not self._stopping:
             self._hand_out()
@@ -347,7 +348,7 @@ class Pooled:
         self._handed_twice.update(number for number, _ in again)
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
-        """A file may have been saved for a worker that died before it could say so."""
+        """A file may have been saved for a worker that died before it reported that."""
         if (
             number in self._handed_twice
             and isinstance(ended.what, Saved)
@@ -376,14 +377,14 @@ class Pooled:
 
 
 class WaitWarning:
-    """A missing worker or consumer: if it does not come for long, that is logged once."""
+    """Logs a warning once if workers or consumers are missing for long."""
 
     def __init__(self, said: str) -> None:
         self._said: str | None = said
         self._since = time.monotonic()
 
     def look(self, come: Callable[[], bool]) -> None:
-        """Ask whether they have `come`, as long as they have not."""
+        """Call `come`, which returns whether they are present, until it has returned True."""
         if self._said is None:
             return
         late = time.monotonic() - self._since >= LONELY
@@ -399,4 +400,4 @@ def _line(error: BaseException) -> str:
 
 
 def _nothing() -> None:
-    """Does nothing, until a callback is set."""
+    """The default callback: does nothing."""

@@ -1,4 +1,4 @@
-"""The producer: takes jobs, asks the stores, fetches what they lack, and sends it to the consumers.
+"""The producer: takes jobs, queries the stores, fetches what they lack, and sends it to the consumers.
 
 ::
 
@@ -30,7 +30,7 @@ Numbered = tuple[int, Job]
 
 @dataclass(slots=True)
 class _Round:
-    """One batch, while stores are being asked about it."""
+    """One batch, while stores are queried about it."""
 
     batch: Sequence[Numbered]
     asked: set[str | None] = field(default_factory=set)
@@ -38,15 +38,15 @@ class _Round:
     heard: bool = False
     """A consumer has answered."""
     missed: set[str] = field(default_factory=set)
-    """The stores that had no consumer when the question came."""
+    """Stores without a consumer when the query was sent."""
     saved: dict[int, Saved] = field(default_factory=dict)
 
 
 class SavedLookup:
-    """Jobs on their way from the input to the fetcher, past the stores.
+    """Queries the stores about jobs between the input and the fetcher.
 
-    A store that appears late is asked about what still waits in `ready`; what is being fetched by then
-    may be fetched though it has it.
+    A store that joins late is queried about the jobs in `ready`; those being fetched by then may be fetched
+    although it has them.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class SavedLookup:
         self.ready: deque[Numbered] = deque()
         """Jobs that no store has."""
         self.pending = 0
-        """Jobs that a store has yet to answer for."""
+        """Jobs whose query is not answered yet."""
 
     def offer(self, batch: Sequence[Numbered]) -> None:
-        """Ask the known stores; if none is known, the first that comes."""
+        """Query the known stores; if there is none, the first that joins."""
         self.pending += len(batch)
         self._ask(_Round(batch), self._stores() or {None})
 
     def turn(self) -> None:
-        """Ask stores that have just appeared about what is ready."""
+        """Query stores that have just joined about the ready jobs."""
         stores = self._stores()
         new, self._known = stores - self._known, stores
         if new and self.ready:
@@ -101,7 +101,7 @@ class SavedLookup:
             self._conclude(asking)
 
     def _left(self, asking: _Round) -> set[str | None]:
-        """Who is still to be asked: when a host returns, consumers may do so later than the question."""
+        """The stores still to query: after a host's return, consumers may rejoin after the query was sent."""
         stores = self._stores()
         left: set[str | None] = set(stores & asking.missed)
         asking.missed.clear()
@@ -119,10 +119,10 @@ class SavedLookup:
 
 
 class TransferSink:
-    """The `Sink` of one transfer: gathers a small file whole, turns a large one into a stream.
+    """The `Sink` of one transfer: buffers a small file, sends a large one as a stream.
 
-    `on_end` is called once: with a verdict, with the fetcher's failure, or with `StreamLost` when the file
-    must be fetched again. It may come before the transfer is over; its owner drops the transfer then.
+    `on_end` is called once: with a verdict, with the fetcher's failure, or with `StreamLost` if the file must
+    be fetched again. That may be before the transfer has ended; its owner drops the transfer then.
     """
 
     def __init__(
@@ -135,12 +135,12 @@ class TransferSink:
         self.number = number
         self.job = job
         self.fetched = False
-        """True once the fetcher has nothing more to say."""
+        """True once the fetcher has ended the transfer."""
         self.paused = False
         self.came = 0
         """Bytes of the present attempt."""
         self.length: int | None = None
-        """Bytes of the whole file, as it was announced."""
+        """Announced length of the file in bytes."""
         self._batcher = batcher
         self._on_end = on_end
         self._head: Head | None = None
@@ -191,7 +191,7 @@ class TransferSink:
             self._upload = None
 
     def leave(self) -> None:
-        """The transfer was dropped; no consumer is told."""
+        """The transfer was dropped; no consumer is notified."""
         self.fetched = True
         self.restart()
 
@@ -218,22 +218,22 @@ class TransferSink:
 BATCH = 500
 """Jobs of one offer."""
 UNSETTLED = 4096
-"""Files fetched or being fetched, without a verdict: bounds memory when files are tiny."""
+"""Files fetched or being fetched, without a verdict: limits memory when files are tiny."""
 TRIES = 5
-"""Times that a file lost with its consumer is fetched."""
+"""Times that a file is fetched if its consumer is lost each time."""
 LONELY = 5.0
-"""Seconds without any consumer after which that is said."""
+"""Seconds without any consumer after which a warning is logged."""
 LONGEST_WAIT = 1.0
-"""Seconds between two turns when nothing happens, for the progress display."""
+"""Seconds between two iterations when nothing happens, for the progress display."""
 
 log = logging.getLogger(__name__)
 
 
 class Producer:
-    """Drives one fetcher, in one thread. Closes neither the fetcher nor the outbound.
+    """Runs one fetcher, in one thread. Closes neither the fetcher nor the request sender.
 
-    `jobs` transfers run at a time, and others wait in the fetcher where hosts hold those up. About `ahead`
-    jobs are taken before their time, to ask stores about.
+    `jobs` transfers run at a time; more wait in the fetcher if their hosts delay them. About `ahead` jobs are
+    taken in advance, to query the stores about them.
     """
 
     def __init__(
@@ -260,17 +260,17 @@ class Producer:
         self._losses: dict[int, int] = {}
         self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
-        """Since when a consumer is waited for; None when one has come, or its absence was said."""
+        """Since when there is no consumer; None if there was one, or the warning was logged."""
         request_sender.on_event = job_source.on_event = fetcher.wake
         job_source.underway = self.underway
 
     @property
     def on_way(self) -> int:
-        """Bytes handed over to be sent, or sent and not answered."""
+        """Bytes waiting to be sent, or sent and not answered."""
         return self._post.held
 
     def underway(self) -> Underway:
-        """What has come of the files that have no verdict."""
+        """Progress of the files without a verdict."""
         size, files = 0, 0.0
         for transfer_sink in self._transfer_sinks:
             if came := transfer_sink.came:
@@ -283,12 +283,12 @@ class Producer:
         return Underway(size, min(files, len(self._transfer_sinks)), waits_for)
 
     def stop(self) -> None:
-        """As `finish`, and leave alone what only waits for its host: it has no ending then."""
+        """As `finish`, and drop the jobs that only wait for their host: they have no ending then."""
         self._leaving = True
         self.finish()
 
     def finish(self) -> None:
-        """Begin nothing more; `run` returns when what is in hand has its verdict.
+        """Start nothing more; `run` returns when the started files have their verdicts.
 
         May be called from another thread, or from a signal handler; so may `stop`.
         """
@@ -296,9 +296,9 @@ class Producer:
         self._fetcher.wake()
 
     def run(self) -> None:
-        """Work until every job has ended, or those in hand after `stop`.
+        """Work until every job has ended, or after `stop` until the started ones have.
 
-        Raises what the outbound raises (`QueueLost`); jobs without an ending are still open then.
+        Raises what the request sender raises (`QueueLost`); jobs without an ending are still open then.
         """
         while self.turn():
             self._fetcher.poll(self._patience())
@@ -334,7 +334,7 @@ class Producer:
         return LONGEST_WAIT if deadline is None else max(0.0, min(LONGEST_WAIT, deadline - self._clock()))
 
     def _take(self) -> None:
-        """Keep an offer ahead of the fetcher, so that it never waits for stores."""
+        """Keep an offer ahead of the fetcher, so that it never waits for a query."""
         while not self._stopping and len(self._offers.ready) + self._offers.pending < self._ahead:
             batch = self._job_source.take(self._ahead)
             if not batch:
@@ -355,7 +355,7 @@ class Producer:
             self._fetcher.add(transfer_sink.job, transfer_sink)
 
     def _leave(self) -> None:
-        """Give up what only waits: a host may have asked for minutes."""
+        """Drop the jobs that only wait: a host may have asked for minutes."""
         waiting = set(map(id, self._fetcher.give_back()))
         for transfer_sink in [
             transfer_sink for transfer_sink in self._fetching if id(transfer_sink) in waiting
@@ -389,7 +389,7 @@ class Producer:
             self._job_source.end(transfer_sink.number, Ended(ending, verdict))
 
     def _again(self, transfer_sink: TransferSink) -> None:
-        """The consumer was lost before it said that the file is safe: it is fetched again unless it is."""
+        """The consumer was lost before it confirmed the file: it is fetched again unless it is saved."""
         losses = self._losses[transfer_sink.number] = self._losses.get(transfer_sink.number, 0) + 1
         log.warning("lost with its consumer, to be fetched again: %s", redact_url(transfer_sink.job.url))
         if losses < TRIES:

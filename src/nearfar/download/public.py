@@ -1,4 +1,4 @@
-"""Which addresses anybody on the Internet may reach."""
+"""Which addresses are public, that is, reachable from the whole Internet."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from functools import lru_cache
 __all__ = ["is_public"]
 
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All of IPv6 that is given out (RFC 4291, 2.4): what lies outside is local, reserved, or a disguise."""
+"""All allocated IPv6 (RFC 4291, 2.4): other addresses are local, reserved, or embed IPv4."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 as seen from networks without it (RFC 6052); all of the Internet, there."""
+"""IPv4 as seen from IPv6-only networks (RFC 6052); it covers the whole IPv4 Internet."""
 SPECIAL = tuple(
     map(
         ipaddress.ip_network,
         (
-            "168.63.129.16/32",  # a public number, but on Azure the machine's own host answers
-            "192.0.0.0/24",  # protocols' own; in it, Oracle's metadata
+            "168.63.129.16/32",  # a public number, but on Azure it is the host of the machine
+            "192.0.0.0/24",  # reserved for protocols; Oracle's metadata service uses it
             "192.88.99.0/24",  # relays of 6to4
             "2001::/32",  # Teredo: holds an IPv4 address, reached through a tunnel
             "2002::/16",  # 6to4: the same
         ),
     )
 )
-"""Not public, whatever the tables of this Python's `ipaddress` say, which differ by version."""
+"""Not public, regardless of `ipaddress`'s tables, which differ between versions of Python."""
 
 
 @lru_cache(maxsize=4096)
 def is_public(address: str) -> bool:
-    """True for a unicast address that anybody on the Internet may reach; False for what is no address.
+    """True for a public unicast address; False for a text that is no address.
 
-    What IPv6 only wraps is judged as the IPv4 address in it. Not known: the prefix that a network chose for
-    its own NAT64, and public addresses behind which a network keeps something private.
+    An IPv4 address embedded in IPv6 is judged as IPv4. Not detected: the prefix that a network chose for its
+    own NAT64, and public addresses of private services.
     """
     try:
         found = ipaddress.ip_address(address)

@@ -1,17 +1,17 @@
-"""What of a URL may be written down: in logs, on screens, in the manifest and its exports.
+"""Which parts of a URL may be written to logs, screens, the manifest and its exports.
 
-Secret are, and ``***`` stands in their place:
+Secret are, and replaced by ``***``:
 
-* user name and password, and the fragment, which the manifest is not told at all;
-* the value of a parameter, of the query or of the path (``;jsessionid=...``), whose name says so (`WORDS`,
+* user name and password, and the fragment, which the manifest does not store at all;
+* the value of a parameter, of the query or of the path (``;jsessionid=...``), whose name is listed (`WORDS`,
   `PARTS`: ``access_token``, ``X-Amz-Signature``, ``sig``, ``key``, ``password``, ...);
-* a value that looks drawn by lot, whatever its name: 32 or more hexadecimal digits, or 20 or more letters
-  and digits in lively change of upper case, lower case and digits;
-* a value that holds a URL, or a list of parameters, with a secret in it.
+* a value that looks random, whatever its name: 32 or more hexadecimal digits, or 20 or more letters
+  and digits with frequent changes between upper case, lower case and digits;
+* a value that contains a URL, or a list of parameters, with a secret in it.
 
-The rest is told, for ``id=17`` is how a reader knows the file. A secret among the segments of the path is not
-known as one. Whole URLs are in memory, on the queue, and in the failures file, which must feed them back and
-is its owner's alone.
+The rest is shown, since ``id=17`` identifies the file for a reader. A secret in a path segment is not
+recognised. Whole URLs are in memory, on the queue, and in the failures file, which serves as input again and
+is readable by its owner only.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ WORDS = compile_lazily(
     r"policy|psk|pw|pwd|secret|session|sessid|sid|sig|sign|signature|sk|ticket|tok|token",
     re.IGNORECASE,
 )
-"""A parameter with one of these in its name is secret; ``_``, ``-``, ``.`` and camelCase part words."""
+"""A parameter with one of these words in its name is secret; ``_-.`` and camelCase separate words."""
 PARTS = compile_lazily(
     r"apikey|accesskey|authkey|authoriz|bearer|cookie|credential|jsessionid|keyid|oauth|passw|phpsessid|"
     r"secret|sessionid|signature|token|x-amz-|x-goog-|x-oss-|^md5$",
     re.IGNORECASE,
 )
-"""And one with one of these anywhere in it."""
+"""A parameter is also secret if its name contains one of these."""
 
 _WORD = compile_lazily(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _HEX = compile_lazily(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{32,}(?![0-9A-Za-z])")
@@ -56,16 +56,16 @@ _WELL_FORMED = compile_lazily(
     r"https?://([^/?#\\]*@)?(\[[0-9a-f:.]+\]|[^/?#@:\[\]]+)(:\d*)?([/?#].*)?", re.IGNORECASE | re.DOTALL
 )
 _ANY = compile_lazily(r"[@?#;]")
-"""No secret is known without one of these."""
+"""A URL without these characters has no secret that is recognised."""
 _LIST = compile_lazily(r"[&;?~,\s]")
 _NESTED = 3
 
 
 def redact_url(text: str) -> str:
-    """`text` fit for a log: what is secret masked, one printable line of at most 300 characters.
+    """`text` for a log: secrets masked, one printable line of at most 300 characters.
 
-    Never raises, so it serves for what `parse_url` refuses as well; there, all that stands before an ``@``
-    or behind a ``?`` is taken for a secret.
+    Never raises, so it also accepts text that `parse_url` refuses; there, everything before an ``@`` or after
+    a ``?`` counts as secret.
     """
     if not _WELL_FORMED.fullmatch(text):
         text = _AFTER_MARK.sub(f"?{MASK}", _BEFORE_AT.sub(rf"\1{MASK}@", text))
@@ -74,7 +74,7 @@ def redact_url(text: str) -> str:
 
 @lru_cache(maxsize=2048)
 def written(url: str) -> str:
-    """`url` as the manifest has it: a URL still, but for what is secret, of characters that can be shown."""
+    """`url` as stored in the manifest: a URL of printable characters, with secrets masked."""
     if not url.isascii():
         url = url.encode(errors="replace").decode()
     if not url.isprintable():
@@ -85,16 +85,16 @@ def written(url: str) -> str:
 
 
 def identity(url: str) -> str:
-    """What makes `url` the same as before: all of it but passwords, which people choose, and change.
+    """The part of `url` that identifies the resource: all but passwords, which people choose and change.
 
-    For its hash can be tried against guesses. The secrets that stay in it are drawn by lot, or short ones in
-    parameters whose names do not tell whether they choose the file (``key=1.jpg``).
+    Its hash can be attacked with guesses. The secrets that stay in it are random, or short ones in parameters
+    whose names do not show whether they select the file (``key=1.jpg``).
     """
     return _PASSWORD.sub(lambda found: found[2] or f"{found[1]}@", url)
 
 
 def without_parameters(segment: str) -> str:
-    """A segment of a path without parameters that are secret: what a file may be called after."""
+    """A path segment without secret parameters, from which a file name can be made."""
     name, *parameters = segment.split(";")
     return ";".join([name, *(each for each in parameters if _masked(each, _NESTED) == each)])
 
@@ -111,9 +111,9 @@ def _redact(text: str, depth: int) -> str:
 
 
 def _group(text: str, depth: int) -> str:
-    """What stands between two ``&``, or two slashes: parameters that semicolons may part, or be part of.
+    """Redact the text between two ``&``, or two slashes: parameters that may be separated by semicolons.
 
-    Behind one that is masked nothing is told: it may be the rest of it.
+    All text after a masked parameter is masked: it may belong to its value.
     """
     told: list[str] = []
     for each in text.split(";"):
@@ -142,7 +142,7 @@ def _is_secret(value: str, depth: int) -> bool:
         return True
     if "://" not in value and "=" not in value:
         return False
-    # What is nested deeper than anybody nests is hidden whole.
+    # A value that is nested too deep is masked as a whole.
     return (
         depth == 0
         or _redact(value, depth - 1) != value

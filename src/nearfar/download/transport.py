@@ -1,7 +1,7 @@
 """The transport between producers and consumers: messages, and one answer to each.
 
 A `RequestSender` sends messages and receives one answer to each; a `RequestReceiver` receives messages and
-answers them. Both carry msgpack types and tuples; `nearfar.download.messages` gives them a meaning.
+answers them. Both transport msgpack types and tuples; `nearfar.download.messages` defines their meaning.
 `far_transport` uses a far queue, `near_transport` near queues between the processes of one command.
 """
 
@@ -14,61 +14,62 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Undeliverable:
-    """The answer to a message whose addressee was gone, or died with it in hand."""
+    """The answer to a message whose addressee was absent, or died before it answered."""
 
     to: str
 
 
 class RequestSender(Protocol):
-    """The producer's end. One thread uses it; `on_event` is called from any."""
+    """The producer's side. One thread uses it; `on_event` is called from any."""
 
     on_event: Callable[[], None]
-    """Called when there may be new answers, new stores, or room again. Must be quick and never raise."""
+    """Called when there may be new answers, new stores, or free room. Must be fast and must not raise."""
 
     def send(self, message: Any, *, to: str | None = None) -> int | None:
-        """Send to any consumer, or only to the one called `to` (a consumer's `name`, or a store's id,
-        which any consumer of that store may take). Never waits.
+        """Send to any consumer, or only to `to` (a consumer's `name`, or a store's id, for any consumer of
+        that store). Never waits.
 
-        Returns the message's ticket, or None when there is no room now. `message` is the transport's from
-        then on: it may take it apart.
+        Returns the message's ticket, or None if there is no room now. The transport owns `message` from then
+        on, and may change it.
 
-        A message to any consumer is delivered again if its consumer dies, and so may be seen
-        twice; one to an addressee who dies is answered by `Undeliverable`.
+        A message to any consumer is redelivered if its consumer dies, and so may be received twice; one to an
+        addressee that dies is answered by `Undeliverable`.
         """
 
     def answers(self) -> list[tuple[int, Any]]:
-        """The answers that arrived since the last call, as (ticket, answer), each ticket once."""
+        """The answers received since the last call, as (ticket, answer), each ticket once."""
 
     def stores(self) -> frozenset[str]:
-        """The ids of the stores whose consumers are there now."""
+        """The ids of the stores that have a consumer now."""
 
     def close(self, timeout: float | None) -> None:
-        """Say goodbye. Raises `QueueLost` when what was sent cannot be handed over in `timeout` seconds."""
+        """Leave the queue. Raises `QueueLost` if sent messages cannot be handed over within `timeout`
+        seconds."""
 
 
 class IncomingRequest(Protocol):
-    """One message in the consumer's hands."""
+    """One received message."""
 
     message: Any
-    """Its bytes may be views, good until the answer."""
+    """Its bytes may be views, valid until the answer."""
     attempt: int
 
     def answer(self, value: Any = None) -> None:
-        """Say that the message is done with, and what came of it. Until then it is redelivered if we die."""
+        """Acknowledge the message with an answer. Before that, it is redelivered if this process dies."""
 
 
 class RequestReceiver(Protocol):
-    """The consumer's end. One thread uses it."""
+    """The consumer's side. One thread uses it."""
 
     name: str
-    """What a producer passes as `to` to reach just this consumer."""
+    """The value of `to` that addresses this consumer."""
 
     def receive(self, timeout: float | None) -> IncomingRequest | None:
-        """The next message, or None when none came within `timeout` seconds.
+        """The next message, or None if none came within `timeout` seconds.
 
-        Raises `ShutDown` at the end: every producer said goodbye and every message but those in this
-        consumer's own hands is answered. Raises `ProducerLost` at the end if a producer died before.
+        Raises `ShutDown` at the end: every producer has left, and every message except this consumer's
+        unanswered ones is answered. Raises `ProducerLost` at the end if a producer died before.
         """
 
     def close(self, timeout: float | None) -> None:
-        """Send the last answers and leave. Messages in hand and not answered go to another consumer."""
+        """Send the last answers and leave. Unanswered messages go to another consumer."""

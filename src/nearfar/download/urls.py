@@ -1,7 +1,7 @@
-"""URLs as nearfar accepts, joins, compares and shows them.
+"""Parses, joins, compares and prints the URLs that nearfar accepts.
 
-Only http and https. A URL is taken apart once, here, and rebuilt from its checked parts, so that no other
-parser (libcurl's, a proxy's) can read another host out of the same text.
+Only http and https. A URL is parsed once, here, and rebuilt from its checked parts, so that no other parser
+(libcurl's, a proxy's) can find another host in the same text.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ REFERENCE = compile_lazily(r"([^?#]*)(\?[^#]*)?(?:#.*)?")
 """Path and query of a reference without scheme and authority."""
 CONTROL = compile_lazily(r"[\x00-\x1f\x7f-\x9f]")
 CONTROL_BYTE = compile_lazily(r"[\x00-\x1f\x7f]")
-"""Of a field that may hold UTF-8: what is above is a part of a character."""
+"""Control characters in a field that may hold UTF-8: bytes above 0x7f are parts of characters."""
 HOST = compile_lazily(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
 LONGEST_NAME = 253
 """Bytes of a host name in ASCII, without a final dot (RFC 1035)."""
 PLAIN = compile_lazily(r"[!#$%&'()*+,/:;=?@\[\]~\w.-]*", re.ASCII)
-"""What `quote` would give back unchanged, at a third of its cost."""
+"""Text that `quote` would return unchanged; this check takes a third of its time."""
 AS_IS = "!#$%&'()*+,/:;=?@[]~"
-"""What `quote` leaves alone: reserved characters and escapes stand as their author wrote them."""
+"""Characters that `quote` leaves unchanged: reserved ones, and the percent sign of escapes."""
 NORMAL = compile_lazily(r"https?://[a-z0-9_.-]+(?::[1-9][0-9]{0,4})?/[!$&'()*+,/:;=?@~\w.-]*", re.ASCII)
-"""What `resource` need not look into, but for dot segments and the schemes' own ports."""
+"""A URL that `resource` need not parse, except for dot segments and default ports."""
 ESCAPE = compile_lazily(r"%([0-9A-Fa-f]{2})")
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 class UrlError(NearfarError, ValueError):
-    """A URL that cannot be fetched; the message says why and repeats nothing secret."""
+    """A URL that cannot be fetched; the message has the reason, and no secrets."""
 
 
 class Url(NamedTuple):
     """An absolute URL that may be fetched."""
 
     text: str
-    """ASCII, without userinfo, fragment and dot segments; without the port where it is the scheme's own."""
+    """ASCII, without userinfo, fragment, dot segments and default port."""
     scheme: str
     host: str
     """``name:port`` or ``[address]:port``, always with the port."""
@@ -72,11 +72,11 @@ class Url(NamedTuple):
 
 
 def parse_url(text: str) -> Url:
-    """Read an absolute http or https URL; raises `UrlError`.
+    """Parse an absolute http or https URL; raises `UrlError`.
 
     Spaces and characters outside ASCII in path and query are percent-encoded (as UTF-8), and dot segments
-    are removed (RFC 3986, 5.2.4). A host may be percent-encoded; one outside ASCII goes by `ascii_host`.
-    Everything else stays as written.
+    are removed (RFC 3986, 5.2.4). A host may be percent-encoded; one outside ASCII is converted by
+    `ascii_host`. Everything else stays unchanged.
     """
     if NORMAL.fullmatch(text) and "/." not in text:
         scheme, _, rest = text.partition("://")
@@ -107,10 +107,10 @@ def parse_url(text: str) -> Url:
 
 
 def join_url(base: Url, location: str) -> Url:
-    """What a Location field means, seen from `base` (RFC 3986, 5.2); raises `UrlError`.
+    """Resolve a Location field relative to `base` (RFC 3986, 5.2); raises `UrlError`.
 
-    `location` is the field as HTTP libraries give it, ISO 8859-1; bytes outside ASCII are escaped, and read
-    as UTF-8 where they stand in a host. A scheme without an authority (``http:x``) leads nowhere.
+    `location` is the field as HTTP libraries return it, ISO 8859-1; bytes outside ASCII are escaped, and read
+    as UTF-8 in a host. A scheme without an authority (``http:x``) is refused.
     """
     if CONTROL_BYTE.search(location):
         raise UrlError("control characters in the redirect's target")
@@ -131,11 +131,11 @@ def join_url(base: Url, location: str) -> Url:
 
 
 def resource(text: str) -> str:
-    """One spelling for all URLs that name the same resource as `text`; `text` itself if it is no URL.
+    """A canonical form, equal for all URLs that name the same resource; `text` itself if it is no URL.
 
-    The rules of RFC 3986, 6.2.2 and 6.2.3: case of scheme and host, the scheme's own port, an empty path, dot
-    segments, escapes of characters that need none, the case of the others; and no fragment, which no server
-    is told. User and password stay. Never raises: what cannot be fetched has its failure elsewhere.
+    The rules of RFC 3986, 6.2.2 and 6.2.3: case of scheme and host, the default port, an empty path, dot
+    segments, unnecessary escapes, the case of the others; and no fragment, which is never sent to a server.
+    User and password stay. Never raises: a URL that cannot be fetched fails elsewhere.
     """
     if NORMAL.fullmatch(text) and not ("/." in text or ":80/" in text or ":443/" in text):
         return text
@@ -157,10 +157,10 @@ def one_line(text: str, most: int = 300) -> str:
 
 
 def ascii_host(name: str) -> str:
-    """A host name as it is looked up: UTS 46, non-transitional, which is IDNA 2008 after a mapping.
+    """A host name for the lookup: UTS 46, non-transitional, which is IDNA 2008 after a mapping.
 
-    So ``straße.example`` is not ``strasse.example``, as in today's browsers and curl. Symbols (emoji) are let
-    through as UTS 46 does. Labels in ASCII stay as they are, but in lower case. Raises `UrlError`.
+    So ``straße.example`` is not ``strasse.example``, as in current browsers and curl. Symbols (emoji) are
+    accepted, as by UTS 46. Labels in ASCII stay unchanged, but in lower case. Raises `UrlError`.
     """
     if name.isascii():
         return name.lower()
@@ -184,7 +184,7 @@ def _label(label: str) -> str:
     try:
         return idna.alabel(label).decode("ascii")
     except idna.InvalidCodepoint:
-        # `uts46_remap` took it, so it is a symbol that UTS 46 allows. The other rules hold for it as well.
+        # `uts46_remap` accepted it, so it is a symbol that UTS 46 allows. The other rules apply, too.
         idna.check_hyphen_ok(label)
         idna.check_initial_combiner(label)
         idna.check_bidi(label)
@@ -198,7 +198,7 @@ def _label(label: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _authority(scheme: str, host: str, digits: str | None) -> tuple[str, str]:
-    """Host and port as they stand in a URL, and with the port in any case."""
+    """Host and port as they appear in a URL, and always with the port."""
     host = _host(host.lower())
     port = int(digits) if digits else PORTS[scheme]
     if not 0 < port < 65536:
@@ -211,7 +211,7 @@ def _host(host: str) -> str:
     if HOST.fullmatch(host):
         return host
     if host.startswith("["):
-        import ipaddress  # few URLs name one
+        import ipaddress  # rarely needed
 
         try:
             return f"[{ipaddress.IPv6Address(host[1:-1])}]"

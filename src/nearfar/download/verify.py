@@ -1,4 +1,4 @@
-"""Reads saved files again, and compares them with a list's digests, or with the manifest's own."""
+"""Reads saved files again, and compares them with the digests of a list or of the manifest."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from nearfar.download.urls import resource
 
 @dataclass(slots=True)
 class Verified:
-    """What was found in the folders."""
+    """The result for the folders."""
 
     files: dict[Path, int] = field(default_factory=dict)
-    """How many good files each folder holds."""
+    """The number of intact files in each folder."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Bytes, by the URL of each good file."""
+    """Bytes, by the URL of each intact file."""
     complaints: list[str] = field(default_factory=list)
-    """What is wrong, a sentence each."""
+    """What is wrong, one sentence each."""
     unlisted: list[str] = field(default_factory=list)
-    """Files of URLs that are not in the list: nothing is said of their bytes."""
+    """Files of URLs that are not in the list: their content was not checked."""
     repaired: list[str] = field(default_factory=list)
-    """What was done about wrong files, a sentence each."""
+    """What was done about wrong files, one sentence each."""
 
 
 def digests(lines: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of each URL, from lines as a producer takes them.
+    """The SHA-256 of each URL, from lines in the producer's input format.
 
     Raises `ValueError` for a line without one.
     """
@@ -48,10 +48,10 @@ def digests(lines: Iterable[str]) -> dict[str, str]:
 
 
 def verify(wanted: Mapping[str, str], folders: Sequence[Path], *, repair: bool = False) -> Verified:
-    """Read every file that the folders' manifests name, and look for a good one of each URL in `wanted`.
+    """Read every file in the folders' manifests, and look for an intact one of each URL in `wanted`.
 
-    A manifest is believed only in which file is of which URL. Folders are only read, unless something is to
-    be repaired: see `_repair`. Raises `StoreError`, `OSError`.
+    A manifest is trusted only for which file is of which URL. Folders are only read, unless something must be
+    repaired: see `_repair`. Raises `StoreError`, `OSError`.
     """
     verified = Verified()
     for folder in folders:
@@ -63,7 +63,7 @@ def verify(wanted: Mapping[str, str], folders: Sequence[Path], *, repair: bool =
 
 
 def verify_saved(folders: Sequence[Path], *, repair: bool = False) -> Verified:
-    """Compare every file with the digest that it had when it was saved. Raises `StoreError`, `OSError`."""
+    """Compare every file with its digest of the time it was saved. Raises `StoreError`, `OSError`."""
     verified = Verified()
     for folder in folders:
         verified.files[folder] = 0
@@ -98,7 +98,7 @@ def _complaint(listing: Listing, folder: Path, row: Saved, wanted: Mapping[str, 
 
 
 def _repair(folder: Path, wrong: Sequence[Saved]) -> Iterator[str]:
-    """Have what is wrong fetched again by the next run: forget it, and set aside what bears its name."""
+    """Make the next run fetch wrong files again: remove them from the manifest, and rename them."""
     with Store(folder) as store:
         for row in wrong:
             aside = store.forget(row)

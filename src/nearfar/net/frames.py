@@ -1,13 +1,13 @@
-"""Messages as typed structs, which msgspec checks while it decodes them. Pure.
+"""Messages as typed structs, which msgspec validates while it decodes them. Pure.
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``. A protocol declares a subclass of `Message`
-for each kind that has fields, with one line for each field. The type of a field defines what a peer may send
+for each kind that has fields, with one line per field. The type of a field defines what a peer may send
 there. Everything else is refused: other types, numbers and lengths out of bounds, missing and unknown fields.
 
-Every list and every table needs a bound: the decoder allocates memory for the length that a list announces,
-before it reads the members. For the same reason no field may be of any type. And msgspec (up to 0.23) reads
-wrong memory for two kinds of union: a string with a pattern beside a list or a table, and a tuple of fixed
-length beside a type with bounds. Tests check all of this.
+Every list and table needs a bound: the decoder allocates memory for the announced length of a list before it
+reads the members. For the same reason no field may be of any type. And msgspec (up to 0.23) reads wrong
+memory for two kinds of union: a string with a pattern and a list or a table; a tuple of fixed length and a
+type with bounds. Tests check all of this.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 
 
 class Process(TypedDict, total=False):
-    """Facts about the sending process, in HELLO. Unknown entries are skipped."""
+    """Facts about the sending process, in HELLO. Unknown entries are ignored."""
 
     pid: Natural
     machine: Text  # net.process.machine_id
@@ -57,7 +57,7 @@ class Message(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
 
 
 class WrongHello(ProtocolError):
-    """A HELLO that cannot be read; `why` is sent to its sender."""
+    """A HELLO that cannot be decoded; `why` is sent to its sender."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(what)
@@ -65,7 +65,7 @@ class WrongHello(ProtocolError):
 
 
 class _Greeting(Struct, array_like=True):
-    """The beginning of a HELLO, which is the same in every version."""
+    """The beginning of a HELLO, identical in every version."""
 
     kind: Natural
     number: Natural
@@ -134,7 +134,7 @@ def _plain(value: Any) -> Any:
     """`value`, of a subclass of a type that msgspec encodes, as that type."""
     for kind in (bytes, str, int, float):
         if isinstance(value, kind):
-            return kind(value)  # type: ignore[arg-type]  # each makes one of itself
+            return kind(value)  # type: ignore[arg-type]  # each returns a plain instance of its type
     raise TypeError(f"an object of type {type(value).__qualname__} cannot be sent")
 
 

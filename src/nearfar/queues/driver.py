@@ -1,12 +1,13 @@
-"""Which thread does the I/O of a host, or of a client: one at a time, and a caller if one waits.
+"""Which thread does the I/O of a broker or a client: one thread at a time, preferably a caller that waits.
 
-Any thread may take a *turn*: act, read, act upon what was read, until nothing more comes. The driver's own
-thread takes turns when no other thread does. A put takes a turn itself when there is enough to send. A caller
-that waits takes the *seat*: it sleeps on the sockets and takes the turns, so that no item is passed from one
-thread to another. While the seat is taken, and for `GRACE` seconds after, the driver's thread stands by.
+In a *turn*, a thread sends what is due, reads the sockets, and processes what it read, until nothing more
+arrives. The driver's own thread takes turns when no other thread does. A put takes a turn itself when there
+is enough to send. A caller that waits takes the *seat*, as the leader of the leader/followers pattern: it
+polls the sockets and takes the turns, so that no item is passed from one thread to another. While the seat is
+taken, and for `GRACE` seconds after, the driver's thread does no I/O.
 
-A sleeping thread polls only descriptors. They signal only what is new since the last read, so each turn reads
-the sockets to the end, after everything that it sends.
+A sleeping thread polls descriptors only. They signal only what arrived since the last read, so each turn
+reads the sockets until they are empty, after everything that it sends.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from nearfar.net.process import Waker
 from nearfar.net.sockets import FAILURES
 
 GRACE = 0.005
-"""Seconds without a thread in the seat, after which the driver's thread watches the sockets."""
+"""Seconds without a thread in the seat after which the driver's thread polls the sockets."""
 LATE = 0.25
-"""Seconds after which the driver's thread does what is due though the seat is taken: the thread in it may be
-in a signal handler that takes its time."""
+"""Seconds after which the driver's thread takes an overdue turn although the seat is taken: the thread in it
+may be in a long signal handler."""
 BUSY = "the queue cannot be used inside its own code, by a finalizer or while an item is unpickled"
 
 
@@ -39,13 +40,13 @@ class Busy(RuntimeError):
 
 
 class WaitHandle:
-    """Lets a thread sleep until it is woken, or until a message comes."""
+    """Lets a thread sleep until it is woken, or until a descriptor is readable."""
 
     def __init__(self) -> None:
         self.waker = Waker()
         self._own = self.waker.fileno()
         self.until = inf
-        """When the thread that sleeps here wakes at the latest."""
+        """The time at which the thread that sleeps here wakes at the latest."""
         self.sleeping = False
         """Whether a thread sleeps here."""
         self._watched: list[int] = []
@@ -53,9 +54,9 @@ class WaitHandle:
 
     def sleep(self, watched: list[int], until: float) -> bool:
         """Sleep until that time (by `time.monotonic`), until woken, or until one of `watched` is readable;
-        returns True for the latter."""
+        returns True in the last case."""
         self.until = until
-        if self.sleeping:  # in a signal's handler, while this thread sleeps here
+        if self.sleeping:  # in a signal handler, while this thread sleeps here
             return self._sleep(_poll(self._own, *watched), until)
         if watched is not self._watched:
             self._poll = _poll(self._own, *watched)
@@ -85,10 +86,10 @@ def _poll(*descriptors: int) -> select.poll:
 
 
 class Hold:
-    """A context manager for the lock of a queue, in a step that is done safely (`nearfar.net.interrupts`).
+    """The lock of a queue, a context manager. Signals must be deferred (`nearfar.net.interrupts`).
 
-    A garbage collection may start anywhere, and a finalizer may use the queue: in a thread that is inside
-    already, that raises `Busy`, before anything is changed.
+    A garbage collection may start anywhere, and a finalizer may use the queue: in a thread that holds the
+    lock already, that raises `Busy` before anything is changed.
     """
 
     __slots__ = ("_busy", "_waiters", "lock")
@@ -96,7 +97,7 @@ class Hold:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._busy = False
-        """Whether the thread that holds the lock is inside."""
+        """Whether the thread that holds the lock runs the queue's code (rather than waits)."""
         self._waiters: deque[Any] = deque()
 
     def __enter__(self) -> None:
@@ -121,7 +122,8 @@ class Hold:
         self._busy = True
 
     def wait(self, seconds: float) -> None:
-        """Inside: release the lock until `notify`, or for `seconds`. Raises what a signal handler raises."""
+        """With the lock held: release it until `notify`, or for `seconds`. Raises what a signal handler
+        raises."""
         waiter = allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
@@ -134,33 +136,33 @@ class Hold:
                 self._waiters.remove(waiter)
 
     def notify(self, most: int | None = None) -> None:
-        """Inside: wake the threads that `wait`, or up to `most` of them."""
+        """With the lock held: wake the threads in `wait`, or up to `most` of them."""
         count = len(self._waiters) if most is None else min(most, len(self._waiters))
         for _ in range(count):
             self._waiters.popleft().release()
 
 
 class Driven(Protocol):
-    """The I/O that a driver's threads do, in one thread at a time."""
+    """The I/O that a driver's threads do, one thread at a time."""
 
     watched: list[int]
-    """The descriptors of what is to be read: a new list whenever they change."""
+    """The descriptors to poll: a new list whenever they change."""
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to do, ever."""
+        """Whether all work is done for good."""
 
     def turn(self, driver: QueueDriver) -> None:
-        """Act, and read what came. Sets `QueueDriver.sleeps_until`, and counts in `QueueDriver.heard` what
-        the calls that wait may wait for."""
+        """Send and read. Sets `QueueDriver.sleeps_until`, and increments `QueueDriver.heard` when it received
+        anything that waiting calls may wait for."""
 
     def end(self, error: BaseException | None) -> None:
-        """Called once by the driver's thread, when there is nothing more to do, or after an error that is no
-        failure of a call."""
+        """Called once by the driver's thread, when all work is done, or after an error that is no failure of
+        a call."""
 
 
 class QueueDriver:
-    """Has `work` done by its threads. `hold` guards the state of the work, and is notified of changes.
+    """Runs `work` in its threads. `hold` guards the state of the work, and is notified of changes.
 
     With `alone`, only the driver's own thread takes turns.
     """
@@ -175,13 +177,13 @@ class QueueDriver:
         self.turns = threading.Lock()
         """Held during a turn."""
         self.wanted = False
-        """A thread found the sockets in use, and needs another turn."""
+        """A turn was requested: if another thread is in a turn, it takes one more."""
         self.woken = False
-        """A turn is wanted now, and a thread was woken for it."""
+        """A turn is needed now, and a thread was woken for it."""
         self.sleeps_until = 0.0
         """When the next turn is due."""
         self.heard = 0
-        """How often a turn found anything that calls may wait for."""
+        """The number of turns that received anything that calls may wait for."""
         self.turned = 0.0
         """When the last turn ended."""
         self._work = work
@@ -190,11 +192,11 @@ class QueueDriver:
         self._wait_handle, self._seat = WaitHandle(), WaitHandle()
         self._sitter: int | None = None
         self._seats = 0
-        """How often that thread has taken the seat: a signal handler may take it again while it sleeps."""
+        """How often that thread has taken the seat: a signal handler may do so again during its sleep."""
         self._turner: int | None = None
         self._sits = 0
         self._near = False
-        """The driver's thread is going to check by itself, within `GRACE`."""
+        """The driver's thread will check by itself, within `GRACE`."""
         self._deep = False
         """The driver's thread sleeps until the seat is left."""
         self._over = False
@@ -211,24 +213,25 @@ class QueueDriver:
         return self._thread.is_alive()
 
     def wake(self) -> None:
-        """Have a thread take a turn now. Call with the lock held."""
+        """Make a thread take a turn now. Call with the lock held."""
         if not self.woken:
             self.woken = True
             (self._wait_handle if self._sitter is None else self._seat).waker.wake()
 
     def call(self) -> None:
-        """As `wake`, without the lock: for what the next turn is to find, such as other descriptors."""
+        """As `wake`, without the lock: for changes that the next turn must read, such as other
+        descriptors."""
         self.woken = True
         for wait_handle in (self._wait_handle, self._seat):
             wait_handle.waker.wake()
 
     def afterwards(self, do: Callable[[], object]) -> None:
-        """Have the driver's thread call `do` between two turns. For a finalizer that runs in a turn."""
+        """Make the driver's thread call `do` between two turns. For a finalizer that runs in a turn."""
         self._afterwards.append(do)
         self.call()
 
     def sleep_until(self, when: float) -> None:
-        """Set when the next turn is due: another thread that sleeps for longer is woken. Call with the lock
+        """Set the time of the next turn: another thread that sleeps for longer is woken. Call with the lock
         held."""
         self.sleeps_until = when
         wait_handle = self._wait_handle if self._sitter is None else self._seat
@@ -236,7 +239,7 @@ class QueueDriver:
             wait_handle.waker.wake()
 
     def wake_within(self, seconds: float, now: float) -> None:
-        """Have a thread take a turn within `seconds`. Call with the lock held."""
+        """Make a thread take a turn within `seconds`. Call with the lock held."""
         if self.sleeps_until > now + seconds:
             self.sleeps_until = now + seconds
             wait_handle = self._wait_handle if self._sitter is None else self._seat
@@ -252,8 +255,8 @@ class QueueDriver:
     # -- other threads ---------------------------------------------------------------------------
 
     def help(self) -> None:
-        """Take a turn in this thread; if another one is taking a turn, that one takes one more. Call safely,
-        without the lock."""
+        """Take a turn in this thread; if another one is in a turn, that one takes one more. Call with signals
+        deferred, without the lock."""
         if self._alone:
             with self.hold:
                 self.wake()
@@ -276,7 +279,7 @@ class QueueDriver:
         return True
 
     def leave_seat(self) -> None:
-        """Leave the seat to another thread that waits. Call with the lock held."""
+        """Leave the seat, to another thread that waits. Call with the lock held."""
         self._seats -= 1
         if self._seats:
             return
@@ -290,19 +293,19 @@ class QueueDriver:
 
     @property
     def turning(self) -> bool:
-        """Whether this thread is in the middle of a turn."""
+        """Whether this thread is in a turn."""
         return self._turner == threading.get_ident()
 
     def stir(self) -> None:
-        """Have all waiting threads check what they wait for."""
+        """Make all waiting threads check their conditions."""
         with self.hold:
             self.hold.notify()
             if self._sitter is not None:
                 self._seat.waker.wake()
 
     def sit(self, seconds: float) -> None:
-        """Take a turn; if nothing came, sleep up to `seconds`, and take another. Call with lock, shield and
-        seat held; they are held on return, too. May raise what a signal handler raises."""
+        """Take a turn; if it received nothing, sleep up to `seconds`, and take another. Call with lock,
+        signal deferral and seat held; they are held on return, too. Raises what a signal handler raises."""
         self._sits += 1
         until = time.monotonic() + seconds
         held = self.hold.give_up()
@@ -357,13 +360,13 @@ class QueueDriver:
                 time.sleep(PAUSE)
 
     def _may_sleep_on(self, sits: int) -> bool:
-        """Whether the thread was woken only to sleep for a shorter time, or with other sockets."""
+        """Whether the thread was woken only to use an earlier deadline, or other sockets."""
         if self.woken or self._sits != sits or self._work.over:
             return False
         return time.monotonic() < self.sleeps_until
 
     def _stand_by(self, sits: int) -> None:
-        """Sleep for `GRACE`, or, once the thread in the seat sleeps, too, until it leaves; or until woken."""
+        """Sleep for `GRACE`; if the thread in the seat sleeps by then, until it leaves; or until woken."""
         self._near = True
         self._wait_handle.sleep([], time.monotonic() + GRACE)
         with self.hold:
@@ -380,14 +383,14 @@ class QueueDriver:
                 self._turn_when_free()
 
     def _is_late(self) -> bool:
-        """Whether the thread in the seat has not done what has been due for some time."""
+        """Whether a turn is overdue by `LATE` seconds, or there are unread messages."""
         return time.monotonic() >= self.sleeps_until + LATE or bool(_poll(*self._work.watched).poll(0))
 
     # -- a turn ----------------------------------------------------------------------------------
 
     def _turn_when_free(self) -> list[int]:
         """Take a turn, and another if a thread found the sockets in use meanwhile; returns the descriptors to
-        watch."""
+        poll."""
         with self.turns:
             self._turn()
             watched = self._work.watched

@@ -9,14 +9,14 @@
 
 A place belongs to its body until the producer gives it back. A process that has a `Reference` opens the
 memory through ``/proc/PID/fd``: the kernel permits that to the same user, in the same pid namespace, while
-process PID lives. Consumers are given the host's descriptor, which outlives the producer: the host keeps it
-as long as it has a `KeptBody` there. The memory has no name in any file system and ends with the last process
-that has it open, however that process ends. Its pages are allocated before they are written, so that no
+process PID lives. Consumers get the host's descriptor, which outlives the producer: the host keeps it while
+it has a `KeptBody` there. The memory has no name in any file system, and is freed when the last process that
+has it open ends, however that process ends. Its pages are allocated before they are written, so that no
 process is killed by SIGBUS.
 
 A consumer that was suspended may read a place that its producer has reused since. So the producer first
-raises the *floor*, the position below which bodies may be overwritten, and a reader checks it after it has
-copied a body, and before anything decodes that.
+raises the *floor*, the position below which bodies may be overwritten; a reader checks it after it has copied
+a body, and before the body is decoded.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ SWITCH = "NEARFAR_SHARED_MEMORY"
 SIZE = 16 * 1024 * 1024
 """Bytes of a ring, at most. A larger one would not fit into the processor's cache."""
 STEP = 1024 * 1024
-"""Bytes that are allocated at a time, when they are needed first."""
+"""Bytes that are allocated at a time, when they are first needed."""
 LARGEST = 1 << 30
 """Bytes of the largest ring of another process that is mapped."""
 TOKEN = 16
-"""Bytes at the beginning of a ring that only its producer and its host know. The same number of bytes after
-them are the mark, known to consumers. Both are random: a descriptor may by now be that of another ring."""
+"""Bytes at the beginning of a ring that only its producer and its host have. The next `TOKEN` bytes are the
+mark, which consumers have, too. Both are random: a descriptor number may have been reused for another
+ring."""
 FLOOR = 2 * TOKEN
 """The offset of the floor, a number of 8 bytes."""
 START = 64
@@ -70,7 +71,7 @@ def enabled() -> bool:
 
 
 class Overwritten(ProtocolError):
-    """The producer has used the place of a body for another one."""
+    """The producer has reused the place of a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Place:
     """Where a body is. Its length is that of the body."""
 
     start: int
-    """Its position: it lies at this number modulo the room of the ring, and each lap has higher ones."""
+    """Its position: its offset is this number modulo the size of the ring; each lap has higher positions."""
     size: int
     """Bytes of the body."""
     ring: int = 0
@@ -92,8 +93,8 @@ class Place:
 
     @classmethod
     def decode(cls, encoded: bytes | memoryview) -> Self:
-        """Decode what `encode` made. Raises ProtocolError. Whether a ring has that place, its reader
-        checks."""
+        """Decode the output of `encode`. Raises ProtocolError. The reader checks whether a ring has that
+        place."""
         if len(encoded) != _PLACE.size:
             raise ProtocolError(f"a place of {len(encoded)} bytes")
         start, size, ring = _PLACE.unpack(encoded)
@@ -119,8 +120,8 @@ class Reference(NamedTuple):
 
     @classmethod
     def decode(cls, encoded: Any) -> Self:
-        """Decode what `encode` made. Raises ProtocolError for anything else; whether there is such a ring is
-        seen when it is opened."""
+        """Decode the output of `encode`. Raises ProtocolError for anything else; whether there is such a ring
+        is checked when it is opened."""
         if type(encoded) is not bytes or len(encoded) != REFERENCE:
             raise ProtocolError("not a reference to a ring")
         reference = cls(*_REFERENCE.unpack(encoded))
@@ -135,12 +136,11 @@ REFERENCE = _REFERENCE.size
 
 
 class OwnRing:
-    """The ring of a producer, the only one that writes there. Not thread-safe. In a child that inherits it,
-    it is closed."""
+    """The ring of a producer, its only writer. Not thread-safe. In a child that inherits it, it is closed."""
 
     def __init__(self, size: int = SIZE) -> None:
-        """`size` is in bytes; less where ``ulimit -f`` allows less. Raises OSError or MemoryError if there is
-        no memory or no descriptor."""
+        """`size` is in bytes; the ring is smaller if ``ulimit -f`` requires that. Raises OSError or
+        MemoryError without memory or descriptors."""
         self._size = allowed(size) // mmap.PAGESIZE * mmap.PAGESIZE
         if not self._size:
             raise OSError(EFBIG, os.strerror(EFBIG))
@@ -151,7 +151,7 @@ class OwnRing:
         self._ring = Ring(self._room)
         self._allocated = self._next = self._lap = 0
         self.used = 0
-        """Bytes of the bodies that are here."""
+        """Bytes of the bodies stored here."""
         try:
             self._allocate(START)
             self._mapping = map_shared(self._descriptor, self._size)
@@ -166,7 +166,7 @@ class OwnRing:
         process.watch(self)
 
     def reference(self) -> Reference:
-        """How the host finds it."""
+        """The reference for the host."""
         return Reference(os.getpid(), self._descriptor, self._size, self._token)
 
     def place(self, parts: Sequence[bytes], size: int) -> Place | None:
@@ -204,7 +204,7 @@ class OwnRing:
         return bytes(self._view[at : at + place.size])
 
     def give_back(self, place: Place) -> None:
-        """Free a place, once: nobody will read it."""
+        """Free a place, once: no process will read it."""
         self._ring.give_back(place.start % self._room)
         self.used -= place.size
 
@@ -218,7 +218,7 @@ class OwnRing:
         self.close()
 
     def _allocate(self, end: int) -> None:
-        """Have memory for the first `end` bytes. Raises OSError."""
+        """Allocate memory for the first `end` bytes. Raises OSError."""
         end = min(self._size, -(-end // STEP) * STEP)
         os.posix_fallocate(self._descriptor, self._allocated, end - self._allocated)
         self._allocated = end
@@ -228,8 +228,8 @@ class ReadRing:
     """Another process's ring. In a child that inherits it, it is closed."""
 
     def __init__(self, reference: Reference) -> None:
-        """Raises OSError or MemoryError where this process cannot open and map the ring, ProtocolError if
-        there is none."""
+        """Raises OSError or MemoryError if this process cannot open and map the ring, ProtocolError if there
+        is none."""
         self._size = reference.size
         self._room = reference.size - START
         self._mapping: mmap.mmap | None = None
@@ -238,7 +238,7 @@ class ReadRing:
         process.watch(self)
 
     _known_by = slice(TOKEN, 2 * TOKEN)
-    """Where the proof of a reference is."""
+    """The bytes of the ring that must equal a reference's proof."""
 
     def _take(self, descriptor: int) -> None:
         try:
@@ -252,9 +252,10 @@ class ReadRing:
             raise ProtocolError(f"{place.size} bytes at {place.start} in a ring of {self._size}")
 
     def read(self, place: Place, copy: Callable[[memoryview], T]) -> T:
-        """What `copy` makes of a body: it must keep no part of it, and run nothing that it finds there.
+        """The result of `copy` for a body: it must keep no reference to the memory, and must not execute its
+        content.
 
-        Raises ProtocolError for a place that the ring does not have, or has no longer (`Overwritten`), and
+        Raises ProtocolError for a place that the ring does not have, or no longer has (`Overwritten`), and
         OSError or MemoryError if it cannot be mapped.
         """
         made = copy(self.view(place))
@@ -289,7 +290,7 @@ class ReadRing:
 
 
 class KeptRing(ReadRing):
-    """A producer's ring, kept by the host after the producer's death, too, while something refers to it.
+    """A producer's ring, kept by the host even after the producer's death, while something refers to it.
 
     The host seldom reads it, so it is mapped when it is first read.
     """
@@ -305,7 +306,7 @@ class KeptRing(ReadRing):
         weakref.finalize(self, ended.append, number).atexit = False
 
     def reference(self) -> Reference:
-        """How consumers find it."""
+        """The reference for consumers."""
         return self._told
 
     def close(self) -> None:
@@ -325,7 +326,7 @@ class KeptRing(ReadRing):
 
 @dataclass(frozen=True, slots=True)
 class KeptBody:
-    """A body in a ring, which the host keeps for it."""
+    """A body in a ring, kept by the host."""
 
     ring: KeptRing
     place: Place
@@ -341,14 +342,14 @@ class KeptBody:
         return KeptBody(self.ring, Place(self.place.start + start, stop - start, self.place.ring))
 
     def view(self) -> memoryview:
-        """The memory, which may be overwritten; empty as `read`."""
+        """The memory, which may be overwritten; empty in the same cases as `read`."""
         try:
             return self.ring.view(self.place)
         except (ProtocolError, OSError, MemoryError):
             return memoryview(b"")
 
     def read(self) -> bytes:
-        """A copy; empty if its producer has broken its promise, or if there is no memory to map it."""
+        """A copy; empty if its producer has overwritten it, or if there is no memory to map it."""
         try:
             return self.ring.read(self.place, bytes)
         except (ProtocolError, OSError, MemoryError):
@@ -364,18 +365,18 @@ def whole(body: Body) -> bytes:
 
 
 class HostRings:
-    """The rings that a host keeps, each with a number that no other ring of this host ever has."""
+    """The rings that a host keeps, each with a number that is unique for this host."""
 
     def __init__(self) -> None:
         self.machine = machine_id() if enabled() else ""
-        """The machine on which rings can be opened; empty: nowhere."""
+        """The machine on which rings can be opened; empty: none."""
         self.ended: deque[int] = deque()
         """The numbers of rings that ended, until they are taken from here."""
         self._numbers = count(1)
         self._kept: weakref.WeakSet[KeptRing] = weakref.WeakSet()
 
     def reach(self, about: Mapping[str, Any]) -> bool:
-        """Whether the client that says this `about` itself is on this machine, and shares bodies."""
+        """Whether the client with this `about` is on this machine, and shares bodies."""
         return bool(self.machine) and about.get("shares") == self.machine
 
     def keep(self, reference: Reference) -> KeptRing | None:
@@ -428,7 +429,7 @@ class ReadRings:
 
 
 def _open(reference: Reference, known_by: slice) -> int:
-    """A descriptor to read the ring with; nothing else that it may be by now is opened."""
+    """A descriptor to read the ring with; if the reference is outdated, nothing else is opened."""
     pid, descriptor, size, proof = reference
     if not START < size <= LARGEST:
         raise ProtocolError(f"a ring of {size} bytes")

@@ -1,4 +1,4 @@
-"""The seam of fetching: a fetcher, its sinks, and what went wrong with an attempt."""
+"""The interface of fetching: a fetcher, its sinks, and the failures of an attempt."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ __all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_hea
 
 
 class Sink(Protocol):
-    """Where one transfer goes. Calls come from the thread that calls `Fetcher.poll`, in this order::
+    """Receives one transfer. Calls come from the thread that calls `Fetcher.poll`, in this order::
 
     begin (chunk* | restart begin)* (done | failed)      or      failed
     """
 
     def begin(self, head: Head) -> None:
-        """A body starts: an answer of the final URL with a status that carries a file."""
+        """A body starts: the response of the final URL, with a status that carries a file."""
 
     def chunk(self, data: bytes) -> bool:
-        """The next bytes, in order. False asks for a pause: no more come until `Fetcher.resume`.
+        """The next bytes, in order. Return False to pause: no more bytes come until `Fetcher.resume`.
 
-        The bytes of a refused call are accepted all the same, never repeated.
+        The bytes of that call are accepted, and not repeated.
         """
 
     def restart(self) -> None:
-        """All bytes so far are void: the file changed, or a retry cannot be joined to them."""
+        """Discard all bytes so far: the file changed, or a retry cannot continue them."""
 
     def done(self, body: Body) -> None:
-        """The whole body came, and every length and digest that the server or the job named is right."""
+        """The body is complete; each length and digest that the server or the job named matches."""
 
     def failed(self, failure: Failure) -> None:
-        """There will be no file. Bytes given before are void."""
+        """The transfer failed. Bytes given before are void."""
 
 
 class Fetcher(Protocol):
@@ -45,24 +45,24 @@ class Fetcher(Protocol):
         """Undo a pause that `Sink.chunk` asked for."""
 
     def drop(self, sink: Sink) -> None:
-        """Drop one transfer, added and not yet ended, without calling its sink again. Not inside `poll`."""
+        """Drop one transfer that has not ended, without calling its sink again. Not allowed inside `poll`."""
 
     def poll(self, timeout: float) -> None:
-        """Move every transfer on; return after at most `timeout` seconds, or once something happened."""
+        """Advance every transfer; return after at most `timeout` seconds, or once something happened."""
 
     def wake(self) -> None:
-        """Let a `poll` of another thread return now."""
+        """Make a `poll` in another thread return now."""
 
     def cancel(self) -> None:
         """Drop every transfer without calling its sink again."""
 
     def give_back(self) -> list[Sink]:
-        """Drop the transfers that only wait, with no request under way, and return their sinks. Not inside
+        """Drop the transfers that have no request under way, and return their sinks. Not allowed inside
         `poll`."""
 
     @property
     def has_capacity(self) -> bool:
-        """True if more transfers could start than there are: those that wait are held up by their hosts."""
+        """True if more transfers could start: those that wait are limited by their hosts."""
 
     @property
     def in_flight(self) -> int:
@@ -74,37 +74,37 @@ class Fetcher(Protocol):
 
 TRANSIENT_STATUS = frozenset({408, 425, 429})
 BUSY_STATUS = frozenset({429, 503})
-"""Those that ask for fewer requests (RFC 6585, 4; RFC 9110, 15.6.4)."""
+"""Statuses that ask for fewer requests (RFC 6585, 4; RFC 9110, 15.6.4)."""
 
-# libcurl's error codes, by the numbers its ABI promises not to change (libcurl-errors(3)).
+# libcurl's error codes; its ABI guarantees the numbers (libcurl-errors(3)).
 HEAD_AT_MOST = 256 * 1024
-"""Bytes of header fields of one request, all answers and trailers to it together."""
+"""Bytes of header fields of one request, of all its responses and trailers together."""
 OPERATION_TIMEDOUT = 28
 PARTIAL_FILE = 18
 DNS = frozenset({5, 6})  # proxy, host
 CONNECT = frozenset({7, 45, 97})  # host, local interface, proxy handshake
 TLS_BROKEN_OFF = frozenset({35, 80})  # perhaps only the connection
 TLS_REFUSED = frozenset({51, 53, 54, 58, 59, 60, 64, 66, 77, 82, 83, 90, 91, 98})
-TOO_LARGE = frozenset({100})  # one field of a head
-NO_HTTP = frozenset({1, 8})  # a status line, or a field, that makes no sense
+TOO_LARGE = frozenset({100})  # one header field
+NO_HTTP = frozenset({1, 8})  # a status line, or a field, that is invalid
 CUT = frozenset({16, 18, 52, 55, 56, 92})  # HTTP/2, partial, nothing, send, receive, HTTP/2 stream
 
 
 class Trouble(NamedTuple):
-    """Why one attempt failed, and whether another may do better."""
+    """Why one attempt failed, and whether to retry."""
 
     reason: Reason
     detail: str
     transient: bool = False
     """A later attempt may succeed."""
     retry_after: float | None = None
-    """Seconds for which the host asked to be left alone."""
+    """Seconds for which the host asked for no requests."""
     busy: bool = False
     """The host asked for fewer requests."""
 
     @property
     def paced(self) -> bool:
-        """The host said when to come again: nothing has failed, it was only too early."""
+        """The host named a time to retry: the request was too early, and did not fail."""
         return self.busy and self.retry_after is not None
 
     def failure(self) -> Failure:
@@ -112,9 +112,9 @@ class Trouble(NamedTuple):
 
 
 def from_curl(code: int, message: str, answered: bool, *, reused: bool = False) -> Trouble:
-    """The trouble behind libcurl's error `code`; `answered`: a head had come, so a body was cut off.
+    """The failure behind libcurl's error `code`; `answered`: a head was received, so a body was cut off.
 
-    `reused`: the connection had brought another answer before.
+    `reused`: the connection had carried another response before.
     """
     detail = message or f"libcurl error {code}"
     if code in DNS:
@@ -132,24 +132,24 @@ def from_curl(code: int, message: str, answered: bool, *, reused: bool = False) 
         return Trouble(Reason.TRUNCATED if cut else Reason.CONNECT, detail, transient=True)
     if code in TOO_LARGE:
         return too_large_head()
-    # What looks like nonsense may be the rest of an answer that was longer than its server said.
+    # An invalid response may be the rest of a previous one that was longer than announced.
     return Trouble(Reason.REFUSED, detail, transient=reused and code in NO_HTTP)
 
 
 def unreadable(error: Exception) -> Trouble:
-    """The trouble with an answer over which our own code stumbled."""
+    """The failure for a response that made our own code raise."""
     return Trouble(
         Reason.REFUSED, f"the answer cannot be read ({type(error).__name__}: {one_line(str(error), 80)})"
     )
 
 
 def too_large_head() -> Trouble:
-    """The trouble with header fields that do not end."""
+    """The failure for header fields above the limit."""
     return Trouble(Reason.TOO_LARGE, f"more than {HEAD_AT_MOST} bytes of header fields")
 
 
 def from_status(status: int, phrase: str, retry_after: float | None) -> Trouble:
-    """The trouble behind an answer that carries no file."""
+    """The failure behind a response that carries no file."""
     detail = one_line(f"HTTP {status} {phrase}", 100)
     busy = status in BUSY_STATUS
     if 400 <= status < 500:

@@ -1,4 +1,4 @@
-"""A body on its way to a file: counted, decoded where that was asked, and checked."""
+"""Counts, optionally decodes, and checks a body on its way to a file."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ __all__ = ["ACCEPTED", "Content", "ContentError", "Decoder", "OtherBytesError", 
 
 
 ACCEPTED = "gzip, deflate"
-"""What is asked for. Python undoes these two itself, and tells how much it made before it makes more."""
+"""The codings requested. Python's zlib decodes both, and lets the caller limit the output."""
 CODINGS = frozenset(
     {"aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "pack200-gzip", "zstd"}
 )
-"""All that there are (the registry of RFC 9110, 8.4.1). Another word is a mistake: some servers name a
-character set there."""
+"""All registered codings (RFC 9110, 8.4.1). Some servers send another word, such as a character set."""
 DENSEST = 100
-"""Times what was sent that may come of it. Text and logs come to 3 to 20; zlib itself can do 1,032."""
+"""Highest allowed ratio of decoded to received bytes. Text and logs reach 3 to 20; zlib's limit is 1,032."""
 FREE = 1024 * 1024
-"""Bytes that may come of any body, however short."""
+"""Decoded bytes that are allowed for any body, however short."""
 PIECE = 256 * 1024
-"""Bytes made between two looks at the limit."""
+"""Bytes decoded between two checks of the limit."""
 
 GZIP, ZLIB, RAW = 31, 15, -15
-"""zlib's names for its forms."""
+"""zlib's window parameter for each format."""
 
 
 class ContentError(Exception):
-    """A body of which there will be no file: it cannot be decoded, or is too much."""
+    """A body that cannot be saved: it cannot be decoded, or is too large."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -41,10 +40,10 @@ class ContentError(Exception):
 
 
 def coding(field: str | None) -> str | None:
-    """The coding that a Content-Encoding field names; None for none, or for words that name no coding.
+    """The coding that a Content-Encoding field names; None for none, or for an unregistered word.
 
-    Raises `ContentError` for one that cannot be undone here, which was not asked for. Several on one another
-    are such: nobody sends them but to hide how much will come of them.
+    Raises `ContentError` for a coding that was not requested and cannot be decoded here. Several nested
+    codings are refused too: their only use is to hide the decoded size.
     """
     codes = codings(field)
     if not codes:
@@ -63,7 +62,7 @@ def codings(field: str | None) -> list[str]:
 
 
 class Decoder:
-    """Decodes one body, fed in order. Several gzip members in a row are one body (RFC 1952, 2.2)."""
+    """Decodes one body, fed in order. Consecutive gzip members are one body (RFC 1952, 2.2)."""
 
     def __init__(self, name: str) -> None:
         self._gzip = name == "gzip"
@@ -74,11 +73,11 @@ class Decoder:
 
     @property
     def complete(self) -> bool:
-        """True if what was fed may be all. No byte at all is an empty body."""
+        """True if the bytes so far may be the whole body. No byte at all is an empty body."""
         return self._zlib is None
 
     def feed(self, data: bytes) -> bytes:
-        """What comes of the next bytes: at most about 1,032 times as many. Raises `ContentError`."""
+        """The decoded bytes: at most about 1,032 times as many as fed. Raises `ContentError`."""
         self._came += len(data)
         parts: list[bytes] = []
         try:
@@ -89,7 +88,7 @@ class Decoder:
         return b"".join(parts)
 
     def _step(self, data: bytes, parts: list[bytes]) -> bytes:
-        """Decode one piece; the rest of `data`."""
+        """Decode one piece; return the rest of `data`."""
         if self._zlib is None:
             data = data.lstrip(b"\0") if self._members else data  # padding
             if not data:
@@ -112,25 +111,25 @@ class Decoder:
             return GZIP
         if self._members:
             raise ContentError(Reason.CHECKSUM, "the content goes on behind its end")
-        # "deflate" means zlib's form (RFC 9110, 8.4.1.2); some send the bare one.
+        # "deflate" means the zlib format (RFC 9110, 8.4.1.2); some servers send raw deflate.
         return ZLIB if first & 0x0F == 8 and first >> 4 <= 7 else RAW
 
 
 OVERLAP = 512
-"""Bytes asked for again, at most, where a transfer goes on: they show whether the server kept its word."""
+"""Bytes requested again, at most, when a transfer is resumed: they verify that the file is the same."""
 SHARE = 8
-"""The part of what an attempt brought, at most, that the next one asks for again: an eighth."""
+"""An attempt requests at most 1/`SHARE` of the previous attempt's bytes again."""
 
 
 class OtherBytesError(ContentError):
-    """What came again is not what came before: the part belongs elsewhere, or to another file."""
+    """The repeated bytes differ from the first ones: the part has another offset, or is of another file."""
 
     def __init__(self) -> None:
         super().__init__(Reason.TRUNCATED, "the part that was sent does not continue what came before")
 
 
 class Content:
-    """Takes the bytes in order, those of later parts as well; pure."""
+    """Processes the bytes in order, those of later parts included; pure."""
 
     def __init__(
         self,
@@ -142,26 +141,26 @@ class Content:
         *,
         digest: bool = True,
     ) -> None:
-        """`fields` may name digests of the body as it is sent; `own` is what the file must have.
+        """`fields` may name digests of the body as sent; `own` is the checksum that the file must have.
 
-        `code`: a content coding to undo. `most`: bytes that the file may have. `digest`: count SHA-256 even
-        if nothing is named.
+        `code`: a content coding to decode. `most`: bytes that the file may have. `digest`: compute SHA-256
+        even if no digest is named.
         """
         self.came = 0
-        """Bytes as they were sent; ranges and lengths speak of these."""
+        """Bytes received as sent; ranges and lengths refer to these."""
         self.size = 0
-        """Bytes of the file."""
+        """Bytes of the file, after decoding."""
         self.total = total
-        """Bytes of the whole body as it is sent, once that is known."""
+        """Bytes of the whole body as sent; None until known."""
         self.joined = False
-        """It came in several parts."""
+        """The body came in several parts."""
         self._tail = b""
         self._since = 0
         self._again = b""
         self._most = most
         named = named_digests(fields)
         self.coded = code is not None
-        """It is decoded on its way."""
+        """The body is decoded."""
         self._decoder = Decoder(code) if code else None
         self._sent = Hashes(named) if code and named else None
         expected = (*((own,) if own else ()), *(() if code else named)) if own or named else ()
@@ -169,11 +168,11 @@ class Content:
 
     @property
     def sha256(self) -> str | None:
-        """Of the file; None if it was not to be counted."""
+        """SHA-256 of the file; None if it was not requested."""
         return None if self._saved is None else self._saved.sha256
 
     def take(self, data: bytes) -> bytes:
-        """The next bytes as sent; returns what they add to the file. Raises `ContentError`: there is none."""
+        """Process the next bytes as sent; return what they add to the file. Raises `ContentError`."""
         if self._again:
             data = self._compare(data)
         self._tail = data[-OVERLAP:] if len(data) >= OVERLAP else (self._tail + data)[-OVERLAP:]
@@ -193,16 +192,16 @@ class Content:
         return data
 
     def go_on(self) -> int:
-        """Where the next part should begin: a little before the end of what came."""
+        """The offset at which the next part should begin: a little before the end of the received bytes."""
         gained = self.came - self._since
         self._since = self.came
         self._tail = self._tail[len(self._tail) - min(len(self._tail), gained // SHARE) :]
         return self.came - len(self._tail)
 
     def rewind(self, start: int) -> bool:
-        """The next bytes are those from `start` on; False if they cannot be joined to what came.
+        """Continue from the offset `start`; False if that does not overlap or continue the received bytes.
 
-        Where they overlap it, `take` compares them, and raises `OtherBytesError`.
+        `take` compares the overlap, and raises `OtherBytesError` if it differs.
         """
         again = self.came - start
         if not 0 <= again <= len(self._tail):
@@ -212,7 +211,7 @@ class Content:
         return True
 
     def _compare(self, data: bytes) -> bytes:
-        """What of `data` is new."""
+        """The new bytes in `data`, after the overlap."""
         size = min(len(data), len(self._again))
         if data[:size] != self._again[:size]:
             raise OtherBytesError
@@ -220,7 +219,7 @@ class Content:
         return data[size:]
 
     def fault(self) -> Trouble | None:
-        """What is wrong, if all that was taken is the whole body."""
+        """What is wrong, if the bytes taken are the whole body; None if nothing."""
         if self.total is not None and self.came != self.total:
             return Trouble(Reason.TRUNCATED, f"{self.came} of {self.total} bytes came", transient=True)
         if self._decoder is not None and not self._decoder.complete:
@@ -233,5 +232,5 @@ class Content:
 
 
 def too_large(most: int) -> tuple[Reason, str]:
-    """Why there is no file that has more than `most` bytes."""
+    """The failure for a file of more than `most` bytes."""
     return Reason.TOO_LARGE, f"more than the {most:,} bytes allowed (--max-size)"

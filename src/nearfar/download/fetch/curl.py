@@ -1,7 +1,7 @@
 """The fetcher on libcurl's multi interface: one thread, many transfers.
 
 `perform` and a `select` over libcurl's descriptors cost about a fifth less CPU per small file here than
-the socket interface, which calls back twice a file to have a descriptor registered and dropped.
+the socket interface, which calls back twice per file, to register and to drop a descriptor.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from nearfar.download.urls import UrlError
 __all__ = ["CurlFetcher"]
 
 GATHERED = 64
-"""Pieces of a body, of 16 KiB at most, that are passed on together: a megabyte is written at once."""
+"""Pieces of a body, of 16 KiB at most, that are passed on together, so that a megabyte is written at once."""
 LOOK = 0.1
-"""Seconds after which less is passed on."""
+"""Seconds after which fewer pieces are passed on."""
 WORTH_TELLING = 5.0
-"""Seconds that a host asks to be left alone, from which that is said."""
+"""Lowest Retry-After, in seconds, that is logged."""
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class CurlFetcher:
     """A `Fetcher`. Sinks are called inside `poll` only, never inside `add` or `resume`.
 
     A sink may call `add`, `resume` and `wake` of the fetcher that calls it, and nothing else.
-    What a sink raises ends its transfer without a further call, and is raised by `poll`.
-    `add` does not bound what waits: look at `in_flight` before.
+    An exception of a sink ends its transfer without a further call; `poll` raises it.
+    `add` does not limit the queue: check `in_flight` before.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class CurlFetcher:
         self._idle: list[Handle] = []
         self._active: dict[pycurl.Curl, Handle] = {}
         self._resumed: set[int] = set()
-        # What is decoded may become much more, and a rate needs to know at once.
+        # A decoded body may grow much, and a rate limit must count the bytes at once.
         self._most = 0 if self._options.decode or self._options.rate else GATHERED
         self._look_due = 0.0
         self._over: deque[tuple[pycurl.Curl, int, str]] = deque()
@@ -105,7 +105,7 @@ class CurlFetcher:
         if len(refused) < len(self._refused):
             self._refused = refused
         else:
-            # It waits for its turn, or for another attempt: `_start` will meet it.
+            # It waits in the schedule; `_start` will discard it.
             self._dropped.add(id(sink))
 
     def give_back(self) -> list[Sink]:
@@ -127,7 +127,7 @@ class CurlFetcher:
         handle.close()
 
     def wake(self) -> None:
-        # A full pipe is as good as one byte more; a closed one has nobody to wake.
+        # A full pipe wakes the reader as well; a closed one has no reader.
         with suppress(OSError):
             self._waker.send(b"\0")
 
@@ -149,7 +149,7 @@ class CurlFetcher:
             self._multi.remove_handle(handle.curl)
             self._schedule.release(handle.host)
             handle.close()
-        # What is known of hosts stays: the next share of work may be for the same ones.
+        # The state of hosts stays: the next work may go to the same hosts.
         self._schedule.take_back()
         self._active.clear()
         self._over.clear()
@@ -168,7 +168,7 @@ class CurlFetcher:
         self._woken.close()
 
     def _fail_refused(self) -> bool:
-        """Report what `add` found wrong; True if there was something."""
+        """Report what `add` refused; True if there was something."""
         refused, self._refused = self._refused, []
         self._in_flight -= len(refused)
         for sink, trouble in refused:
@@ -195,7 +195,7 @@ class CurlFetcher:
             try:
                 handle.load(transfer, host)
             except Exception as error:
-                # What libcurl does not even take, such as a target of a redirect, is that URL's affair.
+                # libcurl rejects this URL, for example a redirect target: fail that URL only.
                 self._idle.append(handle)
                 self._schedule.release(host)
                 self._in_flight -= 1
@@ -206,7 +206,7 @@ class CurlFetcher:
             self._multi.add_handle(handle.curl)
 
     def _wait(self, timeout: float) -> None:
-        """Sleep until libcurl, the rate, the schedule or `wake` has work for us."""
+        """Sleep until libcurl, the rate limit, the schedule or `wake` requires work."""
         now = self._clock()
         deadline = self._schedule.deadline()
         if deadline is not None:
@@ -228,7 +228,7 @@ class CurlFetcher:
             self._woken.recv(4096)
 
     def _look(self) -> None:
-        """Pass on what came of bodies that are not whole: what is much, and from time to time all."""
+        """Pass on the received bytes of incomplete bodies: large amounts at once, all from time to time."""
         now, most = self._clock(), self._most
         if now >= self._look_due:
             self._look_due, most = now + LOOK, 0
@@ -239,7 +239,7 @@ class CurlFetcher:
             self._settle()
 
     def _pass_on(self, handle: Handle) -> None:
-        """Pass on what came of one body; what a sink or a limit ends is over."""
+        """Pass on the received bytes of one body; end the transfer if a sink or a limit does so."""
         if not handle.look():
             self._over.append((handle.curl, ABORTED, ""))
         elif handle.paused:
@@ -255,7 +255,7 @@ class CurlFetcher:
         self._settle()
 
     def _settle(self) -> None:
-        # A sink may raise: what else is over stays for the next poll.
+        # A sink may raise: the other finished transfers stay for the next poll.
         while self._over:
             self._conclude(*self._over.popleft())
 
@@ -297,9 +297,9 @@ class CurlFetcher:
             self._schedule.add_later(transfer.url.host, transfer, now + delay)
 
     def _wait_for(self, host: str, transfer: Transfer, now: float) -> None:
-        """`host` put a request off: ask again when it may be asked, behind the others, or give up."""
+        """`host` deferred a request: ask again when it allows, behind the others, or give up."""
         assert transfer.trouble is not None
-        # A host that names no time worth speaking of is not asked in a ring.
+        # A host that names a very short time is not polled in a tight loop.
         seconds = max(
             park(transfer.trouble, self._options), backoff(transfer.put_off, self._options, self._rng)
         )

@@ -30,17 +30,17 @@ VERSIONS = {
 }
 
 CODED = 16 * 1024
-"""Bytes taken at a time where they may have to be decoded."""
+"""Bytes read at a time where they may have to be decoded."""
 
 
 def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
-    """Set what `options` say. Redirects and cookies are ours: libcurl's are left off."""
+    """Set `options`. We handle redirects and cookies ourselves: libcurl's are disabled."""
     setopt = curl.setopt
     setopt(pycurl.NOSIGNAL, 1)
-    # `nearfar.download.urls` lets nothing else through; this is for the day when it has a hole.
+    # `nearfar.download.urls` allows nothing else; this is a second line of defence.
     setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     setopt(pycurl.HTTP_VERSION, VERSIONS[options.http])
-    # What is decoded comes whole: as much at a time must fit into memory a thousandfold.
+    # A buffer is decoded whole: its size times a thousand must fit into memory.
     setopt(pycurl.BUFFERSIZE, min(options.buffer_size, CODED) if options.decode else options.buffer_size)
     setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
     setopt(pycurl.LOW_SPEED_LIMIT, options.least_speed)
@@ -51,14 +51,14 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
         setopt(pycurl.MAX_RECV_SPEED_LARGE, options.rate)
         setopt(pycurl.BUFFERSIZE, max(1024, min(options.buffer_size, options.rate // 16)))
     if options.no_private:
-        # A proxy would look names up, and connect, out of our sight. Else its variables are honoured.
+        # A proxy would resolve and connect out of our control. Otherwise its variables are honoured.
         setopt(pycurl.PROXY, "")
     elif (hosts := exceptions_in_ascii(os.environ)) is not None:
         setopt(pycurl.NOPROXY, hosts)
 
 
 def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
-    """Set what `options` say of TLS: for the first URL that needs it."""
+    """Set the TLS options: at the first URL that needs TLS."""
     import ssl
 
     curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
@@ -66,7 +66,7 @@ def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
         curl.setopt(pycurl.SSL_VERIFYPEER, 0)
         curl.setopt(pycurl.SSL_VERIFYHOST, 0)
         return
-    # The libcurl of a wheel looks where its builder's system kept authorities; Python knows this system's.
+    # A wheel's libcurl has the certificate paths of its build system; Python has those of this system.
     paths = ssl.get_default_verify_paths()
     ca_file = options.ca_file or paths.cafile
     if ca_file is not None:
@@ -77,18 +77,18 @@ def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
 
 ABORT = -1
 ABORTED = 23
-"""libcurl's code for what the callback ended."""
+"""libcurl's code for a transfer that the callback ended."""
 UNWANTED = frozenset({Reason.REFUSED, Reason.TOO_LARGE})
 COULD_NOT_CONNECT = 7
 HEAD_ERRORS = frozenset({8, 23, 56})
-"""How libcurl says that it gave a head up, as it does after 300 kB or 5,000 lines, or that we did."""
+"""libcurl's codes for an abandoned head: by libcurl, after 300 kB or 5,000 lines, or by our callback."""
 HEADS_BOUNDED = pycurl.version_info()[2] >= 0x080300
 DISCARDED_AT_MOST = 64 * 1024
-"""Bytes of an unwanted body that are read so that its connection can be used again."""
+"""Bytes of an unwanted body that are read so that its connection can be reused."""
 
 
 class Lent:
-    """A socket for pycurl, which makes a copy of what it is given (before 7.46, it takes no plain number)."""
+    """A socket for pycurl, which duplicates the object given (before 7.46, it accepts no plain number)."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -101,10 +101,10 @@ class Lent:
 
 
 class Handle:
-    """An easy handle and the transfer it works for.
+    """An easy handle and its present transfer.
 
-    Heads and bodies are gathered by `list.append` itself, so no Python runs inside libcurl. `CurlFetcher`
-    calls `look` for what came, so often that it stays little.
+    `list.append` itself gathers heads and bodies, so no Python code runs inside libcurl. `CurlFetcher`
+    calls `look` often, so that little is gathered.
     """
 
     def __init__(self, options: FetchOptions, throttle: Throttle) -> None:
@@ -114,8 +114,8 @@ class Handle:
         self.paused = False
         """The sink asked for a pause."""
         self.pieces: list[bytes] = []
-        """Of the body, not passed on yet; each has 16 KiB at most."""
-        # What is to be decoded is passed on piece by piece: much more may come of each.
+        """Pieces of the body that were not passed on yet; each has 16 KiB at most."""
+        # What must be decoded is passed on piece by piece: each may grow much.
         self._decodes = options.decode
         self._options = options
         self._spend = throttle.spend
@@ -139,7 +139,7 @@ class Handle:
             self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
 
     def load(self, transfer: Transfer, host: str) -> None:
-        """Make the handle ready for the transfer's next request, counted at `host`."""
+        """Prepare the handle for the transfer's next request, which `host`'s limit counts."""
         self.transfer, self.host = transfer, host
         self.paused = self._answered = self._taking = False
         self._discarded = self._head_size = 0
@@ -165,8 +165,8 @@ class Handle:
             self._fields = fields
 
     def look(self) -> bool:
-        """Pass on what was gathered; False if the request is to end, then `conclude` raises what the sink has
-        raised. Where the sink asks for a pause, `paused` is set, and what was not passed on stays."""
+        """Pass on what was gathered. False if the request must end: then `conclude` raises the exception
+        of the sink. If the sink asks for a pause, `paused` is set, and the rest stays gathered."""
         assert self.transfer is not None
         try:
             if not self._answered:
@@ -190,21 +190,21 @@ class Handle:
         return True
 
     def plain(self) -> bool:
-        """The request went well, and nothing was passed on yet: pass all on, if there is nothing special."""
+        """The request succeeded, and nothing was passed on yet: pass it on, unless a special case applies."""
         transfer = self.transfer
         return not self._answered and transfer is not None and transfer.plain(self._lines, self.pieces)
 
     def conclude(self, code: int, message: str) -> Trouble | None:
-        """The request is over with libcurl's `code` (0: well): what the connection has to say about it.
+        """The request ended with libcurl's `code` (0: success): return the connection's failure, or None.
 
-        Judges a head that no body followed. Raises what the sink raised on the way.
+        Evaluates a head without a body. Raises the exception of the sink, if there was one.
         """
         while self.pieces and self.look():
             pass
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        # An interim answer (1xx) before a cut is none; where libcurl takes it for the last one, it is judged.
+        # Ignore an interim response (1xx) before a cut; if libcurl takes it as the final one, evaluate it.
         if not self._answered and (not code or self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200):
             self._answer()
         if code == COULD_NOT_CONNECT and self._barred is not None:
@@ -216,11 +216,11 @@ class Handle:
         return from_curl(code, message, self._answered, reused=not self.curl.getinfo(pycurl.NUM_CONNECTS))
 
     def pause(self) -> None:
-        """Let no more bytes come. The transfer must not be over."""
+        """Pause receiving. The transfer must not be over."""
         self.curl.pause(pycurl.PAUSE_RECV)
 
     def unpause(self) -> int:
-        """Let the bytes come again; libcurl's code: 0, or why the request ended meanwhile."""
+        """Resume receiving; return libcurl's code: 0, or why the request ended meanwhile."""
         self.paused = False
         try:
             self.curl.pause(pycurl.PAUSE_CONT)
@@ -233,12 +233,12 @@ class Handle:
         self.curl.close()
 
     def _open(self, purpose: int, address: Any) -> int | Lent:
-        """libcurl's way to a socket: with the very address that it connects to, resolved and none other.
+        """Open libcurl's socket for exactly the resolved address to which it connects.
 
-        So nothing lies between check and use that a second look at the name could change. A connection that
-        is used again was checked when it was made.
+        So no second name lookup can change the address between check and use. A connection that is reused was
+        checked when it was opened.
         """
-        from nearfar.download.public import is_public  # only --no-private asks
+        from nearfar.download.public import is_public  # needed by --no-private only
 
         family, kind, protocol, place = address
         if family not in (socket.AF_INET, socket.AF_INET6) or not is_public(place[0]):
@@ -250,21 +250,23 @@ class Handle:
             return int(pycurl.SOCKET_BAD)
 
     def _gather(self, line: bytes) -> int | None:
-        """The header callback where libcurl, before 8.3, takes heads without end."""
+        """The header callback for libcurl before 8.3, which does not limit the size of heads."""
         self._lines.append(line)
         self._head_size += len(line)
         return ABORT if self._head_size > HEAD_AT_MOST else None
 
     def _share(self, wanted: bool) -> None:
-        """Wait for a connection under way that may turn out to speak HTTP/2, instead of opening another.
+        """Wait for a connection being opened that may use HTTP/2, instead of opening another.
 
-        Not where it cannot: libcurl would let all requests to the host wait for the first one's answer.
+        Only where HTTP/2 is possible: otherwise libcurl delays all requests to the host until the first
+        response.
         """
         self.curl.setopt(pycurl.PIPEWAIT, int(wanted))
         self._sharing = wanted
 
     def _discard(self) -> bool:
-        """A refused file is not worth its bytes; the small body of an error or a redirect is."""
+        """Whether to read the unwanted body and reuse the connection: that of an error, not of a refused
+        file."""
         trouble = None if self.transfer is None else self.transfer.trouble
         size = sum(map(len, self.pieces))
         self.pieces.clear()

@@ -1,4 +1,4 @@
-"""Makes the fetcher there is, and imports what it is made of only then."""
+"""Makes the fetcher; imports its implementation only then."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["make_fetcher"]
 
 
 def make_fetcher(options: FetchOptions) -> Fetcher:
-    """A fetcher on libcurl. Raises `ImportError`, with a sentence for the user, without pycurl."""
+    """A fetcher on libcurl. Raises `ImportError`, with a message for the user, without pycurl."""
     from nearfar.download.fetch.curl import CurlFetcher
 
     return CurlFetcher(options)

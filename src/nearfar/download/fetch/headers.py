@@ -56,18 +56,18 @@ FIELDS = {
         "transfer-encoding",
     )
 }
-"""The fields that matter here, by what stands before their colon; the others are not read."""
+"""The relevant header fields, by name; the others are ignored."""
 DIGESTS = ("repr-digest", "digest", "content-md5")
 UNCOUNTABLE = 2**63 - 1
 STATUS = "HTTP/"
 SHORT = 256
-"""Bytes of a line up to which what it says is remembered, and of a status line that are read."""
+"""Bytes of a line up to which its parse is cached, and bytes of a status line that are read."""
 LONGEST = 1024
-"""Characters of a tag, a date or a media type; a longer one counts as not sent."""
+"""Characters of a tag, a date or a media type; a longer value counts as not sent."""
 RANGE = compile_lazily(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
 UNSATISFIED = compile_lazily(r"bytes\s+\*/([0-9]{1,19})", re.IGNORECASE)
 STRONG_ETAG = compile_lazily(r'"[!#-~\x80-\xff]*"')
-"""It is sent back, so there is nothing in it that no tag may have (RFC 9110, 8.8.3)."""
+"""The tag is sent back, so it may have only characters that RFC 9110, 8.8.3, allows."""
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DATES = (
     compile_lazily(
@@ -81,45 +81,45 @@ DATES = (
         re.IGNORECASE,
     ),
 )
-"""The forms of a date (RFC 9110, 5.6.7), the first two of them in one."""
+"""The formats of a date (RFC 9110, 5.6.7); the first pattern covers two."""
 CERTAIN = 1.0
-"""Seconds by which a file must be older than the answer for its date to be a strong validator."""
+"""Seconds by which a file must be older than the response for its date to be a strong validator."""
 
 
 class Answer(NamedTuple):
-    """The head of an HTTP answer."""
+    """The head of an HTTP response."""
 
     status: int
     phrase: str
     fields: dict[str, str]
-    """Those of `FIELDS`, by name in lower case; one sent several times as it came first."""
+    """The fields among `FIELDS`, by name in lower case; of a repeated field, the first value."""
     more: tuple[tuple[str, str], ...] = ()
-    """Those that were sent again."""
+    """The repeated fields."""
 
     def every(self, name: str) -> list[str]:
-        """All values of one field, in the order they came."""
+        """All values of one field, in the order received."""
         first = self.fields.get(name)
         return [] if first is None else [first, *(value for other, value in self.more if other == name)]
 
     def joined(self, name: str) -> str | None:
-        """The value of a field that is a list (RFC 9110, 5.3); None if it was not sent."""
+        """The value of a list field (RFC 9110, 5.3); None if it was not sent."""
         if not self.more or name not in self.fields:
             return self.fields.get(name)
         return ", ".join(self.every(name))
 
     def single(self, name: str) -> str | None:
-        """The value of a field that is none; None if it was not sent, or with several values."""
+        """The value of a field that is no list; None if it was not sent, or sent with several values."""
         value = self.fields.get(name)
         return None if self.more and len(set(self.every(name))) > 1 else value
 
     def brief(self, name: str) -> str | None:
-        """`single`, unless it is longer than anything that makes sense."""
+        """`single`, or None if it is longer than `LONGEST`."""
         value = self.single(name)
         return value if value is None or len(value) <= LONGEST else None
 
 
 class ContentRange(NamedTuple):
-    """Which bytes of the whole a 206 brings: from `start` to `end`, both included."""
+    """Which bytes of the file a 206 holds: from `start` to `end`, both included."""
 
     start: int
     end: int
@@ -131,7 +131,7 @@ class ContentRange(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """It brings all bytes of the file."""
+        """It holds all bytes of the file."""
         return self.start == 0 and self.total == self.size
 
 
@@ -139,7 +139,7 @@ PLAIN = frozenset({"content-length", "content-type", "date", "etag", "last-modif
 
 
 def plain_fields(lines: Sequence[bytes]) -> dict[str, str] | None:
-    """The fields of one head that says 200, if none of them takes thought, and nothing comes after it; else
+    """The fields of one head with status 200, if none needs special handling and nothing follows it; else
     None."""
     if len(lines) < 2 or lines[-1] != b"\r\n" or len(lines[0]) >= SHORT or _status(lines[0])[0] != 200:
         return None
@@ -152,15 +152,15 @@ def plain_fields(lines: Sequence[bytes]) -> dict[str, str] | None:
             if name not in PLAIN or name in fields:
                 return None
             fields[name] = value
-        elif line[:1] in b" \t\r\n":  # goes on with a field, or ends a head
+        elif line[:1] in b" \t\r\n":  # continues a field, or ends a head
             return None
     return fields
 
 
 def parse_head(lines: Sequence[bytes]) -> Answer:
-    """The last head in `lines`, raw lines as they came.
+    """The last head in `lines`, raw lines as received.
 
-    Interim answers and a proxy's may stand before it, and trailers behind it.
+    Interim responses and a proxy's may precede it, and trailers follow it.
     """
     first, fields, last = b"", dict[str, str](), ""
     more: list[tuple[str, str]] = []
@@ -189,7 +189,7 @@ def parse_head(lines: Sequence[bytes]) -> Answer:
 
 
 def _unfold(fields: dict[str, str], more: list[tuple[str, str]], name: str, rest: str) -> None:
-    """Append `rest`, a line that goes on with the last field (obsolete, but some servers send it)."""
+    """Append `rest`, a continuation of the last field (obsolete, but some servers send it)."""
     if more and more[-1][0] == name:
         more[-1] = (name, f"{more[-1][1]} {rest}")
     else:
@@ -197,7 +197,7 @@ def _unfold(fields: dict[str, str], more: list[tuple[str, str]], name: str, rest
 
 
 def _field(line: bytes) -> tuple[str | None, str]:
-    """Name and value, if the line is one of `FIELDS`; `STATUS` for one that begins a head."""
+    """Name and value, if the line is one of `FIELDS`; `STATUS` for a status line."""
     found, _, rest = line.partition(b":")
     name = FIELDS.get(found.lower())
     if name is None:
@@ -206,7 +206,7 @@ def _field(line: bytes) -> tuple[str | None, str]:
 
 
 _short_field = lru_cache(maxsize=512)(_field)
-"""Most lines are those of the answer before."""
+"""Most lines repeat those of the previous response."""
 
 
 @lru_cache(maxsize=64)
@@ -217,9 +217,9 @@ def _status(line: bytes) -> tuple[int, str]:
 
 
 def length(answer: Answer) -> int | None:
-    """The body's announced length in bytes; None where a transfer coding makes it void (RFC 9112, 6.3).
+    """The body's announced length in bytes; None where a transfer coding overrides it (RFC 9112, 6.3).
 
-    libcurl passes over a number that it cannot count to; here it stays one that no limit allows.
+    libcurl ignores a number that is too large for it; here it stays a number above every limit.
     """
     value = answer.single("content-length") or ""
     if not value.isdecimal() or "transfer-encoding" in answer.fields:
@@ -228,13 +228,13 @@ def length(answer: Answer) -> int | None:
 
 
 def contradiction(answer: Answer) -> str | None:
-    """Why nobody can say where the body ends, or what it is; None if all is well (RFC 9112, 6.3)."""
+    """Why the end or the coding of the body is ambiguous; None if it is not (RFC 9112, 6.3)."""
     lengths = (answer.joined("content-length") if answer.more else answer.fields.get("content-length")) or ""
     if "," in lengths and len({each.strip() for each in lengths.split(",")}) > 1:
         return "several lengths were announced"
     code = answer.joined("transfer-encoding") if "transfer-encoding" in answer.fields else None
     if code is not None and code.strip().lower() not in ("chunked", "identity"):
-        # Some versions of libcurl would undo it.
+        # Some versions of libcurl would decode it.
         return "a transfer coding that was not asked for"
     return None
 
@@ -247,12 +247,12 @@ def media_type(value: str | None) -> str | None:
 
 
 def is_strong(etag: str | None) -> bool:
-    """True if equal tags promise equal bytes (RFC 9110, 8.8.1)."""
+    """True if equal tags guarantee equal bytes (RFC 9110, 8.8.1)."""
     return etag is not None and STRONG_ETAG.fullmatch(etag) is not None
 
 
 def content_range(value: str | None) -> ContentRange | None:
-    """What a Content-Range of a 206 says; None if that makes no sense."""
+    """The value of a 206's Content-Range; None if it is invalid."""
     match = RANGE.fullmatch((value or "").strip())
     if match is None:
         return None
@@ -264,14 +264,14 @@ def content_range(value: str | None) -> ContentRange | None:
 
 
 def unsatisfied(value: str | None) -> int | None:
-    """The length of the whole that a Content-Range of a 416 tells."""
+    """The length of the file that the Content-Range of a 416 names."""
     match = UNSATISFIED.fullmatch((value or "").strip())
     return None if match is None else int(match[1])
 
 
 @lru_cache(maxsize=256)
 def http_date(value: str | None) -> float | None:
-    """Seconds since the epoch, of any of the three forms of a date; None for anything else."""
+    """Seconds since the epoch, from any of the three formats of a date; None for anything else."""
     text = (value or "").strip()
     match = next(filter(None, (form.fullmatch(text) for form in DATES)), None)
     if match is None or match["month"].lower() not in MONTHS:
@@ -279,12 +279,12 @@ def http_date(value: str | None) -> float | None:
     year = int(match["year"])
     if len(match["year"]) == 2:
         year += 1900 if year >= 70 else 2000
-    from datetime import UTC, datetime  # dates are read where a transfer goes on, or a host puts off
+    from datetime import UTC, datetime  # needed only to resume a transfer, or for Retry-After
 
     try:
         hour, minute, second = map(int, match["time"].split(":"))
         month = MONTHS.index(match["month"].lower()) + 1
-        # A leap second is counted as the one before it.
+        # A leap second is counted as the second before it.
         when = datetime(year, month, int(match["day"]), hour, minute, min(second, 59), tzinfo=UTC)
         return (when - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
     except (ValueError, OverflowError):
@@ -292,7 +292,7 @@ def http_date(value: str | None) -> float | None:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait, from either form of Retry-After; `now` in seconds since the epoch."""
+    """Seconds to wait, from either format of Retry-After; `now` in seconds since the epoch."""
     if value is not None and re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     when = http_date(value)
@@ -300,10 +300,10 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 def validator(answer: Answer) -> str | None:
-    """What may stand in an If-Range: a strong entity tag, or else a date that is strong; None if neither.
+    """The validator for If-Range: a strong entity tag, or else a strong date; None if neither.
 
-    A date only where no tag came (RFC 9110, 13.1.5), and where the second that it names was over when the
-    server answered, by its own clock (8.8.2.2).
+    A date is used only if no tag was sent (RFC 9110, 13.1.5), and if its second was over when the server
+    answered, by the server's clock (8.8.2.2).
     """
     etag = answer.brief("etag")
     if etag is not None or "etag" in answer.fields:
@@ -315,16 +315,16 @@ def validator(answer: Answer) -> str | None:
 
 
 DIGEST = {"md5": "md5", "sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
-"""Names in Digest (RFC 3230) and Repr-Digest (RFC 9530), and hashlib's for them; others are ignored."""
+"""Algorithm names in Digest (RFC 3230) and Repr-Digest (RFC 9530) to hashlib's; others are ignored."""
 DIGEST_FIELDS = frozenset({"repr-digest", "digest", "content-md5"})
 MEMBER = compile_lazily(r"([a-z0-9-]+)\s*=\s*:?([A-Za-z0-9+/]+={0,2}):?", re.IGNORECASE)
 
 
 def named_digests(fields: Mapping[str, str]) -> tuple[Checksum, ...]:
-    """What Repr-Digest, Digest and Content-MD5 say of the bytes as sent.
+    """The digests in Repr-Digest, Digest and Content-MD5, of the bytes as sent.
 
-    Unknown algorithms are ignored, and so is what has not the form or the length of its algorithm's digest.
-    Only for an answer with the whole file: Content-MD5 of a part speaks of the part.
+    Unknown algorithms and malformed digests are ignored. Only valid for a response with the whole file:
+    Content-MD5 of a part is that of the part.
     """
     return tuple(_read(fields)) if fields.keys() & DIGEST_FIELDS else ()
 
@@ -349,7 +349,7 @@ def _decode(algorithm: str, text: str) -> Iterator[Checksum]:
 
 
 def is_known(algorithm: str) -> bool:
-    """True if hashlib here has `algorithm`, with a digest of one fixed length."""
+    """True if hashlib has `algorithm`, with a digest of one fixed length."""
     try:
         return hashlib.new(algorithm, usedforsecurity=False).digest_size > 0
     except ValueError:
@@ -357,7 +357,7 @@ def is_known(algorithm: str) -> bool:
 
 
 class Hashes:
-    """SHA-256 of all bytes given to `update`, and whatever else `expected` needs."""
+    """SHA-256 of all bytes given to `update`, and every other hash that `expected` needs."""
 
     __slots__ = ("_expected", "_others", "_sha256")
 
@@ -391,8 +391,8 @@ class Hashes:
 
 PARAMETER = compile_lazily(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.DOTALL)
 ESCAPED = compile_lazily(r'\\(["\\])')
-"""What a backslash escapes. Before anything else it stands for itself: no server needs to escape that, and
-many send the path of a file on some disk."""
+"""A backslash escapes these. Before any other character it is literal: no server needs to escape that, and
+many send a Windows path."""
 WORD = compile_lazily(r"=\?([A-Za-z0-9_-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([bBqQ])\?([^?\s]*)\?=")
 BETWEEN_WORDS = compile_lazily(r"(\?=)\s+(?==\?)")
 CONTINUED = compile_lazily(r"filename\*(0|[1-9][0-9]?)(\*?)")
@@ -400,22 +400,22 @@ CHARSETS = compile_lazily(
     r"utf-?8|us-ascii|iso-?8859-?[0-9]{1,2}|windows-?125[0-8]|koi8-[ru]|shift_jis|euc-(jp|kr)|gb(2312|k|18030)|big5",
     re.IGNORECASE,
 )
-"""The character sets that are read."""
+"""The character sets that are supported."""
 
 
 def suggested_name(values: Iterable[str]) -> str | None:
     """The name in the first of `values` that has one: a server may send the field more than once.
 
-    ``filename*`` goes before ``filename`` (4.3), parts of RFC 2231 (``filename*0=``) between. Decoded, also
-    from the words of RFC 2047, which mail knows and HTTP does not; not made safe. Bytes outside ASCII are
-    read as UTF-8 if they are, else as ISO 8859-1, as browsers do.
+    Priority: ``filename*``, parts of RFC 2231 (``filename*0=``), ``filename`` (RFC 6266, 4.3).
+    Encoded words of RFC 2047, which belong to mail, are decoded too. The result is not made safe. Bytes
+    outside ASCII are read as UTF-8 if valid, else as ISO 8859-1, as browsers do.
     """
     return next(filter(None, map(_name, values)), None)
 
 
 def _name(value: str) -> str | None:
     first, _, _ = value.partition(";")
-    # Some leave the type out.
+    # Some servers omit the disposition type.
     found: dict[str, str] = {}
     for name, text in _parameters(f";{value}" if "=" in first else value):
         found.setdefault(name, text)
@@ -442,7 +442,7 @@ def _plain(text: str) -> str:
 
 
 def _word(match: re.Match[str]) -> str:
-    """What an encoded word says; the word itself if it cannot be read."""
+    """The decoded text of an encoded word; the word itself if it cannot be decoded."""
     charset, form, text = match.groups()
     try:
         if form in "bB":
@@ -455,7 +455,7 @@ def _word(match: re.Match[str]) -> str:
 
 
 def _extended(value: str) -> str | None:
-    """A value as ``UTF-8''na%C3%AFve.png`` (RFC 8187); None if it is none or cannot be decoded."""
+    """An extended value such as ``UTF-8''na%C3%AFve.png`` (RFC 8187), decoded; None if it is invalid."""
     charset, _, rest = value.partition("'")
     _, quote, text = rest.partition("'")
     return _decoded(unquote_to_bytes(text), charset) if quote else None

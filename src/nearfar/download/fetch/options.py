@@ -14,17 +14,17 @@ TOKEN = compile_lazily(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 OURS = frozenset(
     {"accept-encoding", "connection", "content-length", "if-range", "range", "te", "transfer-encoding"}
 )
-"""Fields that decide which bytes come; a user's value would break resumption or the length check."""
+"""Fields that select the bytes sent; a user's value would break resumption or the length check."""
 ANNOUNCED_AT_MOST = 10**12
-"""Bytes: a terabyte is rarely wanted, but a server may announce one."""
+"""Bytes, the default `max_size` where a length is announced: a terabyte."""
 ENDLESS = 10**10
-"""Bytes after which a body of unannounced length is taken for one without an end."""
+"""Bytes, the default `max_size` where no length is announced: a longer body counts as endless."""
 MOST_CONNECTIONS = 500
-"""`select` knows 1,024 descriptors, and an HTTP/1.1 transfer, while it connects, may hold two."""
+"""`select` supports 1,024 descriptors, and an HTTP/1.1 transfer may hold two while it connects."""
 
 
 class _FetchOptions(NamedTuple):
-    """How to fetch: `FetchOptions` before it is checked."""
+    """How to fetch: the fields of `FetchOptions`, unchecked."""
 
     connections: int = 64
     """Transfers at a time, over all hosts (1 to 500)."""
@@ -32,63 +32,64 @@ class _FetchOptions(NamedTuple):
     """Transfers at a time to one host and port; over HTTP/2 they share one connection."""
 
     connect_timeout: float = 20.0
-    """Seconds for name, connection and TLS handshake together."""
+    """Seconds for name lookup, connection and TLS handshake together."""
     stall_timeout: int = 30
-    """Seconds that a transfer may stay below `stall_speed`, on libcurl's average over the last five or so;
-    a pause of the sink's does not count (for libcurl 7.61 it does)."""
+    """Seconds that a transfer may stay below `stall_speed`, by libcurl's average over about the last five;
+    a pause by the sink does not count (with libcurl 7.61 it does)."""
     stall_speed: int = 100
-    """Bytes per second: less than the slowest line in use, more than a server that only keeps us waiting
-    cares to send. Lower where `rate` does not let each of `connections` have as much."""
+    """Bytes per second: below the slowest usable line, above what a server sends that only keeps a connection
+    open. Lower where the share of `rate` for each of `connections` is less."""
     total_timeout: float | None = 86_400.0
-    """Seconds for one request from its start to its last byte, a pause included; None: no limit. A file that
-    takes longer goes on from there with the next attempt, if its server names its version."""
+    """Seconds for one request from start to last byte, pauses included; None: no limit. A file that takes
+    longer is resumed by the next attempt, if the server sends a validator."""
 
     tries: int = 5
-    """Attempts per URL before it failed. Redirects do not count, nor does an attempt that was put off by the
-    server, or that brought bytes from which the next one goes on."""
+    """Attempts per URL before it fails. Not counted: redirects, attempts that the server deferred, and
+    attempts whose bytes the next one can continue."""
     backoff: float = 0.5
-    """Seconds: the longest wait before the second attempt; doubled for each further one."""
+    """Seconds: the longest wait before the second attempt; doubled for each later one."""
     backoff_cap: float = 60.0
     """Seconds: the longest wait before any attempt."""
     retry_after_cap: float = 300.0
-    """Seconds: the longest that a server's Retry-After parks its host."""
+    """Seconds: the longest that a server's Retry-After pauses its host."""
     wait_for_host: float = 600.0
-    """Seconds that a URL waits for a host that only asks for patience (429 or 503 with Retry-After), and that
-    one URL may be put off in all. Waiting so spends no attempt."""
+    """Seconds that a URL waits for a host that only sends 429 or 503 with Retry-After, and for which one URL
+    may be deferred in total. Such a wait uses no attempt."""
     redirects: int = 10
     """Redirects followed per attempt."""
 
     max_size: int | None = None
     """Bytes a file may have; None: `ANNOUNCED_AT_MOST` where its length is announced, else `ENDLESS`."""
     expect: tuple[str, ...] = ()
-    """Patterns such as ``image/*`` of which the media type must match one; empty: any type. Where a server
-    names none, or one that says nothing, the file's first bytes decide."""
+    """Patterns such as ``image/*``, one of which the media type must match; empty: any type. If the server
+    sends none, or a generic one, the file's first bytes decide."""
     rate: int | None = None
     """Bytes per second over all transfers; None: no limit."""
 
     decode: bool = False
-    """Ask for gzip and deflate, and save what comes of them. Else every body is saved as it was sent."""
+    """Request gzip and deflate, and save the decoded body. Otherwise every body is saved as sent."""
     digest: bool = False
-    """Count SHA-256 of every file, to be compared where it is saved. False: only where a job or a server
-    names a digest, for what saves the file counts it anyhow, and nothing between can change its bytes."""
+    """Compute SHA-256 of every file, to compare it where it is saved. False: only where a job or a server
+    names a digest; the store computes it anyway, and nothing in between can change the bytes."""
     no_private: bool = False
-    """Connect to public addresses only (`public.is_public`), whatever a name or a redirect says, and to
-    no proxy."""
+    """Connect to public addresses only (`public.is_public`), whatever a name or a redirect resolves to, and
+    to no proxy."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Fields sent with every request. After a redirect to another origin only the harmless ones still go."""
+    """Fields sent with every request. After a redirect to another origin, only those in
+    `request.HARMLESS`."""
     user_agent: str = f"nearfar/{__version__}"
     http: Literal["auto", "1.1", "h2c"] = "auto"
-    """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, also without TLS."""
+    """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, even without TLS."""
     ca_file: Path | None = None
-    """PEM file of the authorities to trust; None: the system's."""
+    """PEM file of the certificate authorities to trust; None: the system's."""
     insecure: bool = False
-    """Accept any certificate, of any host."""
+    """Accept any certificate for any host."""
     buffer_size: int = 256 * 1024
-    """Bytes that libcurl reads at a time, some ten times in a row where the server is as quick."""
+    """Bytes that libcurl reads at a time, about ten times in a row where the server is as fast."""
 
 
 class FetchOptions(_FetchOptions):
-    """How to fetch. Raises `ValueError`, with a sentence for the user, on a setting that cannot work."""
+    """How to fetch. Raises `ValueError`, with a message for the user, on an invalid setting."""
 
     __slots__ = ()
 
@@ -103,12 +104,12 @@ class FetchOptions(_FetchOptions):
 
     @property
     def least_speed(self) -> int:
-        """Bytes per second below which a transfer stalls; at most a quarter of its share of the rate."""
+        """Bytes per second below which a transfer is stalled; at most a quarter of its share of the rate."""
         share = self.stall_speed if self.rate is None else self.rate // (4 * self.connections)
         return max(1, min(self.stall_speed, share))
 
     def limit(self, announced: int | None) -> int:
-        """Bytes that a file may have whose length was `announced`, or not (None)."""
+        """Bytes that a file may have, given its `announced` length (None: not announced)."""
         if self.max_size is not None:
             return self.max_size
         return ENDLESS if announced is None else ANNOUNCED_AT_MOST

@@ -1,7 +1,7 @@
 """The fields of a request, its cookies, and its proxies.
 
-Cookies are kept among the redirects of one URL (RFC 6265), and dropped after the last redirect: many servers
-set a cookie, redirect, and continue only if it comes back. No cookie of one URL is sent for another. Pure.
+Cookies are kept across the redirects of one URL (RFC 6265), and dropped after the last redirect: many servers
+set a cookie, redirect, and continue only if the client returns it. Cookies are not shared between URLs. Pure.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = [
 
 
 HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "user-agent"})
-"""Any other field a user adds may be a secret (Authorization, Cookie, X-Api-Key, ...)."""
+"""Fields sent to other origins. Any other may be a secret (Authorization, Cookie, X-Api-Key, ...)."""
 
 
 class RequestFields:
-    """A user's fields as header lines; built once, shared by all requests that add none."""
+    """A user's fields as header lines; built once, shared by all requests without fields of their own."""
 
     def __init__(self, options: FetchOptions) -> None:
         self.plain = not (options.expect or options.decode or options.digest or options.rate)
-        """Nothing is asked of the answers but that they be whole."""
+        """No option requires more of a response than completeness."""
         named = {name.lower() for name, _ in options.headers}
         fields = list(options.headers)
         if "user-agent" not in named:
@@ -46,20 +46,20 @@ class RequestFields:
         if options.decode:
             fields.append(("Accept-Encoding", ACCEPTED))
         self.own = [_line(name, value) for name, value in fields]
-        """For the origin of the URL as it was given."""
+        """For the origin of the given URL."""
         self.foreign = [_line(name, value) for name, value in fields if name.lower() in HARMLESS]
-        """For an origin that a redirect led to."""
+        """For an origin reached by a redirect."""
 
 
 def with_userinfo(lines: list[bytes], userinfo: tuple[str, str]) -> list[bytes]:
-    """`lines` with basic authentication (RFC 7617, as UTF-8) in place of any other."""
+    """`lines` with basic authentication (RFC 7617, as UTF-8), in place of any other Authorization."""
     kept = [line for line in lines if not line.lower().startswith(b"authorization")]
     coded = b64encode(":".join(userinfo).encode("utf-8", "surrogateescape"))
     return [*kept, b"Authorization: Basic " + coded]
 
 
 def with_cookie(lines: list[bytes], cookie: str) -> list[bytes]:
-    """`lines` with `cookie` behind a user's own cookies: a request has one Cookie field (RFC 6265, 5.4)."""
+    """`lines` with `cookie` after a user's own cookies: a request has one Cookie field (RFC 6265, 5.4)."""
     own = [line for line in lines if line.lower().startswith(b"cookie:")]
     kept = [line for line in lines if line not in own]
     said = [line.partition(b":")[2].strip() for line in own]
@@ -67,21 +67,21 @@ def with_cookie(lines: list[bytes], cookie: str) -> list[bytes]:
 
 
 def resume(start: int, validator: str) -> list[bytes]:
-    """The lines that ask for the bytes from `start`, if the file is still the one with this `validator`."""
+    """The lines that request the bytes from `start`, if the file still has this `validator`."""
     return [b"Range: bytes=%d-" % start, _line("If-Range", validator)]
 
 
 def _line(name: str, value: str) -> bytes:
-    # libcurl takes "Name:" for "send no such field", and "Name;" for an empty value.
+    # libcurl interprets "Name:" as "do not send the field", and "Name;" as an empty value.
     return f"{name}: {value}".encode("latin-1") if value else f"{name};".encode("ascii")
 
 
 MOST = 50
-"""Cookies of one chain of redirects."""
+"""Cookies of one redirect chain."""
 LONGEST = 4096
-"""Characters of one, name and value."""
+"""Characters of one cookie, name and value."""
 MOST_SENT = 8000
-"""Characters of all that are sent with a request: servers refuse longer fields."""
+"""Characters of all cookies of one request: servers refuse longer fields."""
 CONTROL = compile_lazily(r"[\x00-\x08\x0a-\x1f\x7f]")
 NUMBER = compile_lazily(r"-?[0-9]{1,18}")
 ADDRESS = compile_lazily(r"\[.*\]|[0-9.]+")
@@ -104,13 +104,13 @@ class _Cookie(NamedTuple):
 
 
 class Cookies:
-    """Those that came so far in one chain of redirects."""
+    """The cookies received in one redirect chain."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str, str], _Cookie] = {}
 
     def take(self, values: list[str], url: Url, now: float) -> None:
-        """Keep what the Set-Cookie fields of the answer from `url` say. `now`: seconds since the epoch."""
+        """Store the Set-Cookie fields of the response from `url`. `now`: seconds since the epoch."""
         for value in values:
             self._take(value, url, now)
 
@@ -120,7 +120,7 @@ class Cookies:
             return None
         host, path = _host_of(url), url.split()[1]
         fitting = [cookie for cookie in self._kept.values() if cookie.fits(url, host, path)]
-        # Longer paths first; Python's sort keeps the order of those set earlier (5.4).
+        # Longer paths first; the sort is stable, so earlier cookies stay first (5.4).
         fitting.sort(key=lambda cookie: -len(cookie.path))
         said, size = [], 0
         for cookie in fitting:
@@ -166,8 +166,8 @@ def _attributes(text: str) -> dict[str, str]:
 
 
 def _may_set(host: str, domain: str) -> bool:
-    """True if a host may speak for `domain`, above its own. Not for a whole top-level domain; what is as wide
-    but has a dot (``co.uk``) is not known here, and does little harm within one chain of redirects."""
+    """True if a host may set cookies for its parent `domain`. Not for a top-level domain; public suffixes
+    with a dot (``co.uk``) are not recognised, which does little harm within one redirect chain."""
     return "." in domain and host.endswith(f".{domain}") and not ADDRESS.fullmatch(host)
 
 
@@ -188,13 +188,13 @@ VARIABLES = {
     "http": ("http_proxy", "all_proxy", "ALL_PROXY"),
     "https": ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
 }
-"""Where libcurl looks, in this order."""
+"""The variables that libcurl reads, in this order."""
 EXCEPTIONS = ("no_proxy", "NO_PROXY")
 PLACE = compile_lazily(r"((?:[A-Za-z0-9]+://)?(?:[^/@]*@)?)([^/:@\[\]]+)(.*)", re.DOTALL)
 
 
 def proxies_in_ascii(environment: Mapping[str, str]) -> dict[str, str]:
-    """The proxy of each scheme, ``""`` for none; empty where libcurl can read the environment itself."""
+    """The proxy of each scheme, ``""`` for none; empty if libcurl can read the environment itself."""
     found = {scheme: _first(environment, names) for scheme, names in VARIABLES.items()}
     if all(map(str.isascii, found.values())):
         return {}
@@ -202,7 +202,7 @@ def proxies_in_ascii(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def exceptions_in_ascii(environment: Mapping[str, str]) -> str | None:
-    """The hosts that are asked without a proxy; None where libcurl can read the environment itself."""
+    """The hosts without a proxy; None if libcurl can read the environment itself."""
     said = _first(environment, EXCEPTIONS)
     if said.isascii():
         return None
@@ -219,7 +219,7 @@ def _place(text: str) -> str:
 
 
 def _name(name: str) -> str:
-    """`name` itself if it is no host name: then it is not found, and libcurl reports that."""
+    """The ASCII form; `name` itself if it is no host name: then libcurl reports that it is not found."""
     with suppress(UrlError):
         return ascii_host(name)
     return name

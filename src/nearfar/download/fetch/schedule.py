@@ -1,4 +1,4 @@
-"""Which transfer starts next: limits in total and per host, parked hosts, waits before a retry."""
+"""Decides which transfer starts next: limits in total and per host, paused hosts, waits before a retry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Schedule"]
 T = TypeVar("T")
 
 REMEMBERED = 60.0
-"""Seconds after its last complaint for which an idle host is not asked at full speed again."""
+"""Seconds for which an idle host's lower limit is kept after its last 429 or 503."""
 
 
 class _Host(Generic[T]):
@@ -26,16 +26,16 @@ class _Host(Generic[T]):
         self.active = 0
         self.parked_until = 0.0
         self.known_until = 0.0
-        """When its pace may be forgotten, if it is idle."""
+        """When its limit may be forgotten, if it is idle."""
         self.offered = False
-        """It stands in the row of hosts that may have something to start."""
+        """It is in the queue of hosts that may have something to start."""
 
 
 class Schedule(Generic[T]):
     """Items by host; pure, with the time as an argument (seconds of any one clock that starts above 0).
 
-    Hosts take turns, so that one with a long row does not hold up the others; each call costs the same
-    however many items and hosts wait.
+    Hosts take turns, so that one with a long queue does not delay the others; the cost of a call does not
+    depend on the number of items and hosts that wait.
     """
 
     def __init__(self, total: int, per_host: int) -> None:
@@ -48,7 +48,7 @@ class Schedule(Generic[T]):
         self._order = count()
 
     def add(self, host: str, item: T, *, first: bool = False) -> None:
-        """Let `item` wait for a place; with `first`, before the host's others."""
+        """Queue `item`; with `first`, before the host's other items."""
         entry = self._hosts.get(host) or self._host(host)
         if first:
             entry.waiting.appendleft(item)
@@ -62,17 +62,17 @@ class Schedule(Generic[T]):
         heapq.heappush(self._later, (when, next(self._order), host, item))
 
     def park(self, host: str, until: float) -> None:
-        """Start nothing at `host` before the time `until`, or a later one it is already parked for."""
+        """Start nothing at `host` before the time `until`, or before a later time set earlier."""
         entry = self._host(host)
         if until > entry.parked_until:
             entry.parked_until = until
             heapq.heappush(self._later, (until, next(self._order), host, None))
 
     def put_off(self, host: str, now: float, seconds: float) -> float:
-        """`host` asks to come again after so many `seconds`: start nothing before, and then less at a time.
+        """`host` deferred a request: start nothing for `seconds`, and fewer at a time after that.
 
-        Complaints while it is parked are about requests made before, and say nothing new. Returns the seconds
-        for which it will have done nothing but put off by then.
+        Deferrals during such a pause concern earlier requests, and change nothing. Returns for how many
+        seconds the host will have only deferred by the end of the pause.
         """
         entry = self._host(host)
         if entry.parked_until <= now:
@@ -81,7 +81,7 @@ class Schedule(Generic[T]):
         return entry.pace.put_off(now) + seconds
 
     def slow_down(self, host: str, now: float) -> None:
-        """Start less at a time at `host`, which asked for fewer requests, and remember it for a while."""
+        """Start fewer at a time at `host`, which asked for that, and remember it for `REMEMBERED` seconds."""
         entry = self._host(host)
         entry.pace.slow_down()
         entry.known_until = now + REMEMBERED
@@ -89,11 +89,11 @@ class Schedule(Generic[T]):
 
     @property
     def has_capacity(self) -> bool:
-        """True if something more could start now, and nothing that waits can: it should be added."""
+        """True if more could start now, and no waiting item can: the caller should add more."""
         return self._active < self._total and not self._row
 
     def take(self, now: float) -> tuple[str, T] | None:
-        """The next item that may start, with its host, or None; `release` the host when it ended."""
+        """The next item that may start, with its host, or None; call `release` when it has ended."""
         if self._later and self._later[0][0] <= now:
             self._wake(now)
         while self._row and self._active < self._total:
@@ -112,8 +112,8 @@ class Schedule(Generic[T]):
         return None
 
     def release(self, host: str, *, answered: bool = False) -> None:
-        """An item of `host` does not occupy its place any more. `answered`: the host gave an answer, so more
-        may be started at a time."""
+        """An item of `host` has ended, and frees its place. `answered`: the host sent a response, so its
+        limit may grow."""
         entry = self._hosts[host]
         if answered:
             entry.pace.answered()
@@ -123,7 +123,7 @@ class Schedule(Generic[T]):
             self._settle(host, entry)
 
     def take_back(self) -> list[T]:
-        """Everything that waits, for its host or its time: it is forgotten here."""
+        """Remove and return every item that waits, for its host or its time."""
         back = [item for _, _, _, item in self._later if item is not None]
         self._later = [each for each in self._later if each[3] is None]
         heapq.heapify(self._later)
@@ -134,7 +134,7 @@ class Schedule(Generic[T]):
         return back
 
     def deadline(self) -> float | None:
-        """When time alone may let something start; None if it never will."""
+        """When an item can start because of time alone; None if there is no such item."""
         return self._later[0][0] if self._later else None
 
     def _wake(self, now: float) -> None:
@@ -159,7 +159,7 @@ class Schedule(Generic[T]):
         return entry
 
     def _settle(self, host: str, entry: _Host[T]) -> None:
-        """Put a host that may start something in the row; forget an idle one, for there may be millions."""
+        """Queue a host that may start something; forget an idle one, since there may be millions."""
         if entry.waiting:
             if not (entry.offered or entry.parked_until) and entry.active < entry.pace.window:
                 entry.offered = True

@@ -1,4 +1,4 @@
-"""One URL's transfer, attempt by attempt: decides on every response, and when to try again. No I/O, no clock.
+"""One URL's transfer, attempt by attempt: decides on each response, and when to retry. No I/O, no clock.
 
 ::
 
@@ -30,28 +30,28 @@ __all__ = ["DNS_TRIES", "Gains", "Step", "Throttle", "Transfer", "backoff", "par
 
 
 DNS_TRIES = 2
-"""A resolver that is down and a name that does not exist look the same; the second is far more frequent."""
+"""Tries of a name lookup: a missing name looks like a resolver failure, and is more frequent."""
 
 
 def worth_another(trouble: Trouble, tried: int, options: FetchOptions) -> bool:
-    """True if an attempt should follow the `tried` that were made."""
+    """True if another attempt should follow the `tried` ones."""
     most = min(options.tries, DNS_TRIES) if trouble.reason is Reason.DNS else options.tries
     return trouble.transient and tried < most
 
 
 CUT_SHORT = frozenset({Reason.TRUNCATED, Reason.TIMEOUT, Reason.CONNECT})
-"""Ends of an attempt that may have brought the file on all the same."""
+"""Reasons of failed attempts that may have made progress."""
 FREE_GAINS = 100
-"""Attempts that may bring little; those that follow must have brought `LEAST_GAIN` on the average."""
+"""Attempts that may bring few bytes; later ones must bring `LEAST_GAIN` on average."""
 LEAST_GAIN = 1024
-"""Bytes."""
+"""Bytes per attempt."""
 
 
 class Gains:
-    """Whether an attempt that was cut short brought the file on: then it does not count as a failure.
+    """Decides whether an attempt that was cut short made progress: then it does not count as a failure.
 
-    So a line that breaks every few seconds brings a file of any size, and a server that sends a byte each
-    time, or lets each attempt run into its timeout, still ends.
+    So a connection that breaks every few seconds can still deliver a file of any size, and a server that
+    sends one byte per attempt, or lets each attempt time out, is given up eventually.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Gains:
         self._attempts = 0
 
     def note(self, came: int, trouble: Trouble, options: FetchOptions) -> bool:
-        """An attempt ended by `trouble` with `came` bytes there, from which the next one can go on."""
+        """True if the attempt, ended by `trouble` with `came` bytes so far, made enough progress."""
         gained, self._furthest = came - self._furthest, max(came, self._furthest)
         least = options.least_speed * options.stall_timeout if trouble.reason is Reason.TIMEOUT else 1
         if trouble.reason not in CUT_SHORT or not trouble.transient or gained < least:
@@ -71,38 +71,37 @@ class Gains:
 def backoff(tried: int, options: FetchOptions, rng: Random) -> float:
     """Seconds to wait before the next attempt, after `tried` (1 or more): exponential, with full jitter.
 
-    Full jitter is the best of the variants compared in M. Brooker, "Exponential Backoff And Jitter",
-    AWS Architecture Blog, 2015: clients that failed together do not return together.
+    Full jitter is the best variant in M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
+    2015: clients that failed together do not return together.
     """
     ceiling = min(options.backoff_cap, options.backoff * 2.0 ** min(tried - 1, 60))
     return rng.uniform(0.0, ceiling)
 
 
 def park(trouble: Trouble, options: FetchOptions) -> float:
-    """Seconds for which the host is left alone; 0 if it did not ask."""
+    """Seconds for which no request goes to the host; 0 if it did not ask for that."""
     return min(trouble.retry_after or 0.0, options.retry_after_cap)
 
 
 class HostConcurrency:
-    """How many requests at a time a host bears: additive increase, multiplicative decrease.
+    """The number of concurrent requests to a host: additive increase, multiplicative decrease.
 
-    The rule by which TCP shares a line (D. Chiu, R. Jain, 1989): a sender that asks too much halves, and
-    tries one
-    more after each round that went well. A host that never complains is asked as often as it may be.
+    TCP's rule (D. Chiu, R. Jain, 1989): halve the window on 429 or 503, add one after each round that went
+    well. A host that sends neither keeps the maximum.
     """
 
     __slots__ = ("_most", "_since", "_window", "window")
 
     def __init__(self, most: int) -> None:
         self.window = most
-        """Requests that may be under way."""
+        """Requests that may be in flight."""
         self._most = most
         self._window = float(most)
         self._since: float | None = None
 
     @property
     def calm(self) -> bool:
-        """Nothing need be remembered of this host."""
+        """The window is the maximum and the host defers nothing: its state need not be kept."""
         return self._since is None and self._window >= self._most
 
     def slow_down(self) -> None:
@@ -111,13 +110,13 @@ class HostConcurrency:
         self.window = int(self._window)
 
     def put_off(self, now: float) -> float:
-        """The host put a request off; seconds since it began to do nothing but that."""
+        """The host deferred a request; return the seconds since it began to do only that."""
         if self._since is None:
             self._since = now
         return now - self._since
 
     def answered(self) -> None:
-        """The host gave an answer that asks for no patience."""
+        """The host sent a response other than 429 or 503."""
         self._since = None
         if self._window < self._most:
             self._window = min(float(self._most), self._window + 1 / self._window)
@@ -125,7 +124,7 @@ class HostConcurrency:
 
 
 class Throttle:
-    """A token bucket that may go into debt: bytes are counted after they came, and paid off by waiting."""
+    """A token bucket that may go into debt: bytes are counted after receipt, and the debt is waited for."""
 
     def __init__(self, rate: int | None, now: float) -> None:
         self._rate = rate
@@ -133,11 +132,11 @@ class Throttle:
         self._then = now
 
     def spend(self, size: int) -> None:
-        """Count `size` bytes that came."""
+        """Count `size` received bytes."""
         self._debt += size
 
     def wait(self, now: float) -> float:
-        """Seconds until more may come. An idle time is not saved up: it allows no burst later."""
+        """Seconds until more may be received. Idle time gives no credit: it allows no later burst."""
         if self._rate is None:
             return 0.0
         self._debt = max(0.0, self._debt - (now - self._then) * self._rate)
@@ -157,7 +156,7 @@ log = logging.getLogger(__name__)
 
 
 class Step(Enum):
-    """What follows when a request is over."""
+    """What follows when a request has ended."""
 
     ENDED = auto()
     FOLLOW = auto()
@@ -168,36 +167,36 @@ class Step(Enum):
 class Transfer:
     """The state of one job; raises `UrlError` for a URL that cannot be fetched."""
 
-    # Most transfers end as they began: what they never change is the class's.
+    # Most transfers keep these defaults, so they are class attributes.
     attempts = 1
-    """Those that were made, the present one included."""
+    """Attempts made, the present one included."""
     tried = 1
-    """Those of them that count: not one that brought the file on, nor one that the host put off."""
+    """Attempts that count: without those that made progress, or that the host deferred."""
     trouble: Trouble | None = None
     """Why the present attempt has failed, or the last one of a transfer that ended."""
     fresh = False
-    """The next request should not go over a connection that was used before."""
+    """The next request should use a new connection."""
     waited = 0.0
     """Seconds that hosts have asked this transfer to wait."""
     put_off = 0
-    """How often they have."""
+    """How often hosts deferred it."""
     _target: Url | None = None
     _hops = 0
     _own_origin = True
     _cookies: Cookies | None = None
     _ranged = False
     _asked = 0
-    """Where the part begins that was asked for, if one was."""
+    """The first byte of the requested part, if one was requested."""
     _validator: str | None = None
     _distrusted = False
-    """The server has lied about a part: no other one is asked for."""
+    """The server sent a wrong part: no other part is requested."""
     _gains: Gains | None = None
     _head: Head | None = None
     _content: Content | None = None
     _looked: bytes | None = None
-    """The first bytes, kept back until they show what the file is; None: nothing is kept back."""
+    """The first bytes, held back until they show the file's type; None: nothing is held back."""
     _suspect = False
-    """The next bytes are the first ones of a file, and may be a page that is not called one."""
+    """The next bytes are the first of a file, and may be an undeclared web page."""
 
     def __init__(self, job: Job, sink: Sink, options: FetchOptions, fields: RequestFields) -> None:
         self.job = job
@@ -208,14 +207,14 @@ class Transfer:
         self._userinfo = url.userinfo
 
     def request(self) -> list[bytes]:
-        """The header lines to send to `url`; the same list object where nothing is special."""
+        """The header lines to send to `url`; the same list object if nothing is special."""
         lines = self._fields.own if self._own_origin else self._fields.foreign
         if self._userinfo is not None:
             lines = with_userinfo(lines, self._userinfo)
         if self._cookies is not None and (cookie := self._cookies.field(self.url)):
             lines = with_cookie(lines, cookie)
         head, content = self._head, self._content
-        # A validator speaks of one resource: only the URL that sent it may be asked to go on.
+        # A validator belongs to one resource: only the URL that sent it is asked for a part.
         self._ranged = False
         if self._validator and head and head.url == self.url.text and content and content.came:
             self._ranged = True
@@ -224,9 +223,10 @@ class Transfer:
         return lines
 
     def plain(self, lines: Sequence[bytes], pieces: Sequence[bytes]) -> bool:
-        """Pass on a whole body, if the rules below have nothing to say about it; else do nothing: False.
+        """Pass on a whole body, if no rule below applies to it; otherwise do nothing and return False.
 
-        Most answers are so: 200 to the first request, as long as they say, without coding, digest or name.
+        Most responses are so: 200 to the first request, of the announced length, without coding, digest or
+        name.
         """
         if self._hops or self.attempts > 1 or not self._fields.plain or self.job.checksum is not None:
             return False
@@ -248,29 +248,29 @@ class Transfer:
         return True
 
     def answered(self, answer: Answer, now: float) -> bool:
-        """Judge a head; True if the body that follows is for `take`. `now`: seconds since the epoch."""
+        """Evaluate a head; True if the body that follows goes to `take`. `now`: seconds since the epoch."""
         before = self._head
         try:
             begun = self._judge(answer, now)
         except Exception as error:
-            # Whatever a server sends may end its own URL only, even where it finds a fault of ours.
+            # A response may end its own URL only, even if it triggers an error in our code.
             return self.stumble(error)
         if begun and self._head is not None and self._head is not before:
             if before is not None:
                 self.sink.restart()
-            # What comes of a coded body is not announced.
+            # The decoded length of a body is not announced.
             assert self._content is not None
             self.sink.begin(self._head._replace(length=None) if self._content.coded else self._head)
         return begun
 
     def stumble(self, error: Exception) -> bool:
-        """An answer made our own code raise: the attempt has failed, and no other would do better."""
+        """A response made our own code raise: the attempt has failed, and a retry would fail too."""
         log.debug("%s: %r", redact_url(self.url.text), error, exc_info=error)
         self.trouble = unreadable(error)
         return False
 
     def take(self, data: bytes) -> bool:
-        """Count, hash and pass on the next bytes; False if the sink asks for a pause or `trouble` came up."""
+        """Count, hash and pass on the next bytes; False if the sink asks for a pause or `trouble` was set."""
         assert self._content is not None
         try:
             data = self._content.take(data)
@@ -280,7 +280,7 @@ class Transfer:
                 self._suspect = False
                 self._warn_of_page(data)
         except ContentError as error:
-            # Of a part, it may be the server's lie about where it belongs.
+            # The server may have sent a part with a wrong offset.
             if isinstance(error, OtherBytesError) or (self._ranged and error.reason is Reason.TRUNCATED):
                 self._cannot_join(error.detail)
             else:
@@ -291,7 +291,7 @@ class Transfer:
         return self.sink.chunk(data) if data else True
 
     def finish(self, trouble: Trouble | None) -> Step:
-        """The request is over, by `trouble` of the connection or without; at the end, tell the sink."""
+        """The request has ended, by `trouble` of the connection or without; at the end, notify the sink."""
         if self._target is not None and self.trouble is None:
             self.url, self._target = self._target, None
             return Step.FOLLOW
@@ -315,23 +315,23 @@ class Transfer:
         return Step.ENDED
 
     def _brought_on(self, trouble: Trouble) -> bool:
-        """True if the attempt brought bytes from which the next one can go on."""
+        """True if the attempt brought bytes that the next one can continue."""
         if self._validator is None or self._content is None:
             return False
         self._gains = self._gains or Gains()
         return self._gains.note(self._content.came, trouble, self._options)
 
     def give_up(self, why: str = "") -> None:
-        """Tell the sink that the present trouble is the last, and `why`."""
+        """Report the present trouble to the sink as final, and `why`."""
         assert self.trouble is not None
         failure = self.trouble.failure()
         self.sink.failed(failure._replace(detail=failure.detail + why))
 
     def again(self, *, counts: bool = True) -> None:
-        """Start the next attempt, from the URL as it was given. `counts`: it is one of those allowed."""
+        """Start the next attempt, from the URL as given. `counts`: it uses one of the allowed tries."""
         self.attempts += 1
         self.tried += counts
-        # A connection whose peer is stuck, or still sends the rest of a lie, serves no second attempt better.
+        # Avoid a connection whose peer is stuck, or still sends the rest of a wrong response.
         self.fresh = self.trouble is not None and self.trouble.reason not in ANSWERED
         self.url, self._userinfo = self.start, self.start.userinfo
         self.trouble = self._target = self._cookies = None
@@ -357,7 +357,7 @@ class Transfer:
         return False
 
     def _fault(self) -> Trouble | None:
-        """What is wrong, if all that came is the whole body."""
+        """What is wrong, if all received bytes are the whole body."""
         content = self._content
         if content is None:
             return None
@@ -370,12 +370,12 @@ class Transfer:
         except Exception as error:
             return unreadable(error)
         if fault is not None and fault.reason is Reason.CHECKSUM and content.joined:
-            # One of the parts may have been another file's.
+            # One of the parts may belong to another file.
             self._cannot_join(fault.detail)
         return self.trouble or fault
 
     def _begin(self, answer: Answer, length: int | None) -> bool:
-        """A file from its first byte on; `length` of all of it."""
+        """Start a file from its first byte; `length` is its whole length."""
         fields = answer.fields
         head = Head(
             url=self.url.text,
@@ -408,7 +408,7 @@ class Transfer:
         return True
 
     def _objection(self, head: Head, *, opaque: bool) -> Trouble | None:
-        """Why a file with this head is not taken. `opaque`: its first bytes will not show what it is."""
+        """Why a file with this head is rejected. `opaque`: its first bytes will not show its type."""
         options = self._options
         told = (head.type or "") not in GENERIC
         if options.expect and (told or opaque) and not matches(head.type, options.expect):
@@ -417,11 +417,11 @@ class Transfer:
         return Trouble(*too_large(most)) if (head.length or 0) > most else None
 
     def _look(self, data: bytes, *, whole: bool = False) -> bytes:
-        """What was kept back, with `data`, if its first bytes show what is expected; nothing while few came.
+        """Return the bytes held back, with `data`, once the first bytes have an expected type; none before.
 
-        Bytes that show nothing are believed to be what the server says, if it says anything. Of images, any
-        known kind is compared; of other types, which share their forms (a .docx is a zip), only pages are
-        seen through. Raises `ContentError`. `whole`: no more comes.
+        If the bytes show no type, the declared one is accepted, if there is one. For images, any detected
+        type is compared; other types share formats (a .docx is a zip), so there only web pages are detected.
+        Raises `ContentError`. `whole`: no more bytes come.
         """
         assert self._looked is not None and self._head is not None
         data = self._looked + data
@@ -444,7 +444,7 @@ class Transfer:
         return Reason.REFUSED, f"{kind or 'no media type'}{by} where {wanted} was expected"
 
     def _warn_of_page(self, data: bytes) -> None:
-        """Warn of a page that is declared as something else. The `JobSource` handles declared pages."""
+        """Warn about a web page that is declared as something else. `JobSource` handles declared pages."""
         if not looks_like_page(data):
             return
         kind = promised(self.job.name or self.start.split()[1])
@@ -456,7 +456,7 @@ class Transfer:
             )
 
     def _whole(self, answer: Answer) -> bool:
-        """A 200: all of the file; unless a server means a part and does not say so, or not in the status."""
+        """A 200 is the whole file, except if the server sends a part and does not mark it with status 206."""
         length = headers.length(answer)
         part = headers.content_range(answer.single("content-range"))
         if part is not None and length == part.size:
@@ -470,7 +470,7 @@ class Transfer:
         return self._begin(answer, length)
 
     def _part(self, answer: Answer, part: ContentRange | None) -> bool:
-        """A 206: the rest that was asked for, or the file's beginning, or all of it, asked for or not."""
+        """A 206: the requested rest, or the file's beginning or all of it, requested or not."""
         if part is not None and headers.length(answer) not in (None, part.size):
             part = None
         if self._ranged and part is not None and self._goes_on(answer, part):
@@ -487,7 +487,7 @@ class Transfer:
         return False
 
     def _goes_on(self, answer: Answer, part: ContentRange) -> bool:
-        """Join a part, where it surely goes on with what came, in the same version of the file."""
+        """Append a part, if it certainly continues the received bytes, in the same version of the file."""
         content = self._content
         assert content is not None
         if not self._same_version(answer) or part.total not in (None, content.total or part.total):
@@ -498,13 +498,13 @@ class Transfer:
         return True
 
     def _same_version(self, answer: Answer) -> bool:
-        """A 206 must name the tag again; of a date it need not (RFC 9110, 15.3.7)."""
+        """A 206 must repeat the tag; it need not repeat a date (RFC 9110, 15.3.7)."""
         if self._head is not None and self._validator == self._head.etag:
             return answer.single("etag") == self._validator
         return answer.single("last-modified") in (None, self._validator)
 
     def _beyond(self, answer: Answer) -> bool:
-        """A 416: there is no more of the file. If it tells the length that came, that was all."""
+        """A 416: the file has no more bytes. If it names the received length, the file is complete."""
         content = self._content
         assert content is not None
         total = headers.unsatisfied(answer.single("content-range"))
@@ -523,7 +523,7 @@ class Transfer:
     def _redirect(self, answer: Answer, now: float) -> None:
         self._hops += 1
         try:
-            # Of several targets the first, as libcurl's own way and other tools have it.
+            # Of several targets take the first, as libcurl and other tools do.
             target = join_url(self.url, answer.fields["location"])
         except UrlError as error:
             self.trouble = Trouble(Reason.REFUSED, f"redirect not followed: {error}")
@@ -549,8 +549,8 @@ class Transfer:
 
 
 def _digests(answer: Answer) -> dict[str, str]:
-    """The fields that name digests of the whole."""
+    """The fields that hold digests of the whole file."""
     named = {name: answer.joined(name) or "" for name in headers.DIGESTS if name in answer.fields}
     if answer.status == 206:
-        named.pop("content-md5", None)  # it speaks of the part
+        named.pop("content-md5", None)  # a digest of the part
     return named

@@ -1,19 +1,19 @@
-"""Which name a file gets, decided inside one transaction, so that several consumers never share a name.
+"""Decides a file's name inside one transaction, so that several consumers never share a name.
 
 ====================================  =========================  =============================
-what has the wanted name              chosen by the store        chosen by the user
+what bears the requested name         chosen by the store        chosen by the user
 ====================================  =========================  =============================
 no file                               take it                    take it
 the same URL, the same bytes          saved already              saved already
 the same URL, other bytes             replace                    replace
 the same URL, changed since; the job  set aside, take it         set aside, take it
-tells a checksum
+has a checksum
 another URL                           the next candidate         refuse; `overwrite`: replace
 a file the store did not write (*)    the next candidate;        refuse; `overwrite`: replace
                                       `overwrite`: replace
 ====================================  =========================  =============================
 
-(*) or wrote, and someone changed since. Found only when the file is to get the name, see `Draft.tried`.
+(*) or wrote, and another program changed. Detected only when the file is given its name, see `Draft.tried`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from nearfar.download.store.names import candidates, fold
 
 
 class Claim(NamedTuple):
-    """A name for a draft, and what may be done with what bears the name now."""
+    """A name for a draft, and what may be done with the file that has the name now."""
 
     draft: Draft
     entry: ManifestEntry
     replace: bool
     set_aside: bool = False
-    """It was saved from the same URL, and is spoilt: its author's checksum says so."""
+    """The present file was saved from the same URL, and is corrupt by the job's checksum."""
 
 
 class Claims:
-    """The names of one directory, as the manifest and the files themselves tell. Wants a transaction."""
+    """The names of one directory, from the manifest and the files themselves. Requires a transaction."""
 
     def __init__(self, manifest: Manifest, folders: Folders, *, overwrite: bool) -> None:
         self._manifest = manifest
@@ -49,9 +49,9 @@ class Claims:
         self._overwrite = overwrite
 
     def group(self, drafts: list[Draft], now: float) -> tuple[list[Claim], dict[Draft, Saved | StoreError]]:
-        """Claim a name for each of `drafts`, or say how it ended without one.
+        """Claim a name for each of `drafts`, or return how it ended without one.
 
-        A second draft of one URL is in neither: its turn comes once the first has ended.
+        A second draft of one URL is in neither result: it must wait until the first has ended.
         """
         wishes = [fold(draft.label) for draft in drafts]
         keys = [draft.key for draft in drafts]
@@ -83,7 +83,7 @@ class Claims:
     def _choose(
         self, draft: Draft, own: list[ManifestEntry], claimed: Collection[str], now: float
     ) -> Saved | Claim:
-        """The careful way, for a draft whose URL or wished name is known already."""
+        """Choose for a draft whose URL or requested name is known already."""
         for entry in own:
             self._settle(entry.fold, draft.key)
         for entry in self._manifest.by_key([draft.key]).get(draft.key, []) if own else []:
@@ -104,7 +104,7 @@ class Claims:
         raise StoreError(Reason.REFUSED, f"{draft.label}: another file bears this name")
 
     def _again(self, draft: Draft, entry: ManifestEntry, now: float) -> Saved | Claim | None:
-        """What to do about the file that an earlier download of the same URL left, if it is still its own."""
+        """What to do about the file of an earlier download of the same URL, if its content is unchanged."""
         there = self.size(entry)
         untouched = there == entry.size and self.same(entry)
         if untouched and entry.sha256 == draft.sha256:
@@ -134,7 +134,7 @@ class Claims:
         return None
 
     def _settle(self, folded: str, key: bytes) -> None:
-        """Decide an intent on a name if its owner is dead, or if it is for `key`: a redelivery takes over."""
+        """Resolve an intent on a name if its owner is dead, or if it is for `key`: a redelivery."""
         owner = self._manifest.owner_of(folded)
         if owner is None:
             return
@@ -143,7 +143,7 @@ class Claims:
             self.resolve(intent)
 
     def resolve(self, intent: ManifestEntry) -> bool:
-        """Turn an intent without owner into a saved file, if the file has got its name; else drop it."""
+        """Turn an intent without owner into a saved file, if the file has its name; otherwise drop it."""
         self._manifest.withdraw([intent.fold])
         if not self.same(intent):
             return False
@@ -156,16 +156,16 @@ class Claims:
             self.resolve(intent)
 
     def size(self, entry: ManifestEntry) -> int | None:
-        """Bytes of the file there is under the name of `entry`; None if no regular file can be reached."""
+        """The size in bytes of the file with the name of `entry`; None if it is no reachable regular file."""
         try:
             return size(entry.parts[-1], self._folders.at(entry.parts[:-1]))
         except (OSError, StoreError):
             return None
 
     def holds(self, entry: ManifestEntry, checksum: Checksum | None) -> bool:
-        """Whether the file is there and still what was saved, and what `checksum` wants.
+        """Whether the file exists, is unchanged since it was saved, and matches `checksum`.
 
-        With a checksum all of it is read; without, only if it was written to since it was saved.
+        With a checksum all of it is read; without, only if it was modified since it was saved.
         """
         try:
             found = regular(entry.parts[-1], self._folders.at(entry.parts[:-1]))
@@ -180,11 +180,11 @@ class Claims:
             return False
 
     def same(self, entry: ManifestEntry) -> bool:
-        """Whether the file is there and has the bytes that `entry` tells of. Reads all of it."""
+        """Whether the file exists and has the digest in `entry`. Reads all of it."""
         return self.size(entry) == entry.size and self.digest(entry, "sha256") == entry.sha256
 
     def digest(self, entry: ManifestEntry, algorithm: str) -> str:
-        """The digest of the file under the name of `entry`, lower-case hex."""
+        """The digest of the file with the name of `entry`, lower-case hex."""
         return digest(entry.parts[-1], self._folders.at(entry.parts[:-1]), algorithm)
 
 

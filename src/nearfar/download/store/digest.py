@@ -1,4 +1,4 @@
-"""SHA-256 of a file while it is written: large pieces are hashed by a second thread, beside the transfer."""
+"""SHA-256 of a file while it is written: a second thread hashes large pieces, in parallel to the transfer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from queue import Queue
 from threading import Thread
 
 LARGE = 768 * 1024
-"""Bytes of a piece from which a thread is worth its start; hashing them takes half a millisecond."""
+"""Bytes of a piece that justify starting a thread; hashing them takes half a millisecond."""
 WAITING = 4
-"""Pieces that may wait for the thread: where it is slower than the network, the network waits."""
+"""Pieces that may wait for the thread: if it is slower than the network, the transfer blocks."""
 
 
 class Digest:
-    """Takes bytes in order. Use it in one thread; `close` it, or ask for its digest, to end its own."""
+    """Hashes bytes in order. Use it in one thread; `close` or `hexdigest` ends its second thread."""
 
     __slots__ = ("_hash", "_pieces", "_thread")
 
@@ -21,10 +21,10 @@ class Digest:
         self._hash = hashlib.sha256()
         self._thread: Thread | None = None
         self._pieces: Queue[bytes | None]
-        """For the thread, if there is one; None ends it."""
+        """Queue to the thread, if there is one; None ends it."""
 
     def update(self, data: bytes | memoryview) -> None:
-        """Append `data`; it may be a view that is good for as long as this call."""
+        """Append `data`; it may be a view that is valid only during this call."""
         if self._thread is None and (len(data) < LARGE or not self._start()):
             self._hash.update(data)
         else:
@@ -44,7 +44,7 @@ class Digest:
             self._thread = None
 
     def _start(self) -> bool:
-        """Start the thread; False where none can be had."""
+        """Start the thread; False if that is not possible."""
         self._pieces = Queue(WAITING)
         thread = Thread(target=self._work, name="digest", daemon=True)
         try:

@@ -1,4 +1,4 @@
-"""A file on its way: a temporary beside its target, until `Store.commit` gives it its name."""
+"""A file being written: a temporary beside its target, until `Store.commit` gives it its name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nearfar.download.store.owners import Owner
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_BACK = 32 << 20
 CAN_ADVISE = hasattr(os, "posix_fadvise")
-"""Whether the kernel can be told to start writing."""
+"""Whether the kernel can be asked to start writing."""
 
 
 class Draft:
-    """Takes the bytes of one file in order, counts and hashes them. Made by `Store.open`.
+    """Writes the bytes of one file in order, counts and hashes them. Created by `Store.open`.
 
     A method that raises `StoreError` has discarded the draft. One that is neither committed nor discarded
     keeps a descriptor open until its store is closed.
@@ -32,25 +32,25 @@ class Draft:
     def __init__(
         self, job: Job, head: Head, key: bytes, folders: Folders, owner: Owner, unsettled: set[Draft]
     ) -> None:
-        """`key` is the manifest's for the job's URL, `unsettled` where the draft stands until it is committed
+        """`key` is the manifest's key of the job's URL; `unsettled` contains the draft until it is committed
         or discarded. Raises `StoreError`."""
         self.job = job
         self.head = head
         self.body: Body | None = None
-        """What `finish` found to be right."""
+        """The body that `finish` has verified."""
         self.key = key
         self.parts = parts = wanted(job, head)
-        """The name it would like, as parts of a path."""
+        """The requested name, as parts of a path."""
         self.label = parts[0] if len(parts) == 1 else "/".join(parts)
-        """How messages call it."""
+        """Its name in messages."""
         self.sha256 = ""
         """Of the finished file, lower-case hex."""
         self.tried: set[str] = set()
-        """Folded names found to be taken by files that are not the store's."""
+        """Folded names that are taken by files that the store did not write."""
         self.size = 0
         """Bytes written so far."""
         self.synced = False
-        """All of it is on the disk."""
+        """All of it is synced to the disk."""
         self.folder = parts[:-1]
         self._digest = Digest()
         self._folders = folders
@@ -82,19 +82,19 @@ class Draft:
             raise disk(error, self.label) from error
 
     def write_back(self) -> None:
-        """Let the kernel start writing what it holds, so that the sync to come finds little left to do."""
+        """Ask the kernel to start writing its buffers, so that the later sync has little left to do."""
         if self.descriptor is not None and CAN_ADVISE:
             self._flushed = self.size
             try:
                 os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             except OSError:
-                return  # the sync tells
+                return  # the sync reports the error
 
     def finish(self, body: Body) -> None:
-        """Say that these were all bytes, and what they should have been.
+        """Mark the end of the bytes, and verify them against `body`.
 
-        Raises `StoreError`: truncated if there are fewer or more than `body` counts, checksum if they are
-        others, where it tells. (A digest that the job or the server named was the fetcher's to check.)
+        Raises `StoreError`: truncated if the size differs from `body`'s, checksum if the digest differs,
+        where `body` has one. (The fetcher checks a digest that the job or the server named.)
         """
         self.sha256 = self._digest.hexdigest()
         if self.size != body.size:
@@ -106,16 +106,16 @@ class Draft:
         self.body = body
 
     def rest(self) -> None:
-        """Bring a finished draft to the disk, and let go of its descriptor; if that fails, keep it."""
+        """Sync a finished draft to the disk, and close its descriptor; keep it open if that fails."""
         if self.body is None or self.descriptor is None:
             return
-        with contextlib.suppress(OSError):  # the commit will meet the same trouble, and tell
+        with contextlib.suppress(OSError):  # the commit will meet and report the same error
             os.fsync(self.descriptor)
             self.synced = True
             self.close()
 
     def discard(self) -> None:
-        """Close and remove the temporary. Does nothing the second time, or after a commit."""
+        """Close and remove the temporary. A second call, or one after a commit, does nothing."""
         self.close()
         self._digest.close()
         self._unsettled.discard(self)

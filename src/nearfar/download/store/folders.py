@@ -1,4 +1,4 @@
-"""The output directory and what is below it, reached by descriptors; a rename that never replaces."""
+"""The output directory and its sub-directories, accessed by descriptors; a rename that never replaces."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nearfar.download.store.names import shorten
 
 _NOREPLACE = 1  # renameat2(2)
 _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
-"""How kernels, file systems and sandboxes say that they do not know it."""
+"""Errors by which kernels, file systems and sandboxes report that they do not support it."""
 
 
 def rename_new(old: bytes, new: str, folder: int) -> bool:
-    """Rename `old` to `new` in `folder` unless that name is taken; False where this cannot be done here.
+    """Rename `old` to `new` in `folder` unless that name is taken; False where this is not supported.
 
     Raises FileExistsError for a name that is taken, and other OSErrors.
     """
@@ -55,8 +55,8 @@ _CANNOT_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 class Folders:
     """Opens sub-directories step by step from the root, never through a symlink, and keeps a few open.
 
-    A descriptor that `at` returns is good until the next call of `at`. The root itself may be reached
-    through symlinks: that is the user's choice.
+    A descriptor that `at` returns is valid until the next call of `at`. The root itself may be reached
+    through symlinks: the user chose it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -94,7 +94,7 @@ class Folders:
         return opened
 
     def forget(self) -> None:
-        """Close the sub-directories, so that the next `at` looks at what is really there."""
+        """Close the sub-directories, so that the next `at` opens the present ones."""
         while self._open:
             os.close(self._open.popitem()[1])
 
@@ -112,8 +112,8 @@ def _make(name: str, above: int) -> None:
 def place(temporary: bytes, name: str, folder: int, *, replace: bool) -> None:
     """Give the file `temporary` of `folder` its final name, in one step.
 
-    Raises FileExistsError where the name is taken: by anything if not `replace`, else by something that
-    is neither a file nor a symlink (a symlink is replaced, never followed).
+    Raises FileExistsError where the name is taken: by anything if not `replace`, otherwise by something
+    that is neither a file nor a symlink (a symlink is replaced, never followed).
     """
     if not replace:
         if rename_new(temporary, name, folder):
@@ -134,7 +134,7 @@ def place(temporary: bytes, name: str, folder: int, *, replace: bool) -> None:
 
 
 def set_aside(name: str, folder: int) -> str:
-    """Rename the file `name` to another that nothing bears, and return that. Raises OSError."""
+    """Rename the file `name` to an unused name, and return that. Raises OSError."""
     for number in count(1):
         aside = shorten(name, ".spoilt" if number == 1 else f".spoilt-{number}")
         with contextlib.suppress(FileExistsError):
@@ -153,7 +153,7 @@ def names(folder: int) -> list[str]:
 
 
 def kind(name: str, folder: int) -> int | None:
-    """The mode of what bears `name`, itself and not what it points to; None if nothing does."""
+    """The mode of `name` itself, without following a symlink; None if it does not exist."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def kind(name: str, folder: int) -> int | None:
 
 
 def regular(name: str, folder: int) -> os.stat_result | None:
-    """What the file system says of the file `name`; None if it is not there or is no regular file."""
+    """The `stat` result of the file `name`; None if it does not exist or is no regular file."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -170,7 +170,7 @@ def regular(name: str, folder: int) -> os.stat_result | None:
 
 
 def size(name: str, folder: int) -> int | None:
-    """The size in bytes of the file `name`; None if it is not there or is no regular file."""
+    """The size in bytes of the file `name`; None if it does not exist or is no regular file."""
     found = regular(name, folder)
     return None if found is None else found.st_size
 

@@ -1,4 +1,4 @@
-"""What a folder holds, for who only asks: nothing is made, changed or swept."""
+"""Read-only access to a folder's manifest: nothing is created, changed or swept."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from nearfar.download.store.manifest import FILE, check_version, read_rows, refu
 class Listing:
     """The manifest of one folder, open for reading; a context manager.
 
-    Consumers may be at work in the folder: what they have saved so far is told. Files that a killed consumer
-    had named and not recorded are not: the next consumer's start does that.
+    Consumers may be at work in the folder: files saved so far are listed. Files that a killed consumer named
+    but did not record are not; the next consumer's start records them.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Raises `StoreError`: also where there is no such folder, or nothing was ever saved in it."""
+        """Raises `StoreError`: also if there is no such folder, or nothing was ever saved in it."""
         if not directory.is_dir():
             raise StoreError(Reason.DISK, f"{directory}: there is no such folder")
         if not (directory / FILE).exists():
@@ -48,9 +48,9 @@ class Listing:
         manifest.write(self.rows(), form, file)
 
     def digest(self, saved: Saved) -> str | None:
-        """The SHA-256 of the file as it is now, lower-case hex; None if no regular file bears its name.
+        """The SHA-256 of the file as it is now, lower-case hex; None if no regular file has its name.
 
-        Raises `StoreError`, `OSError` where it cannot be read.
+        Raises `StoreError`, and `OSError` if it cannot be read.
         """
         *above, name = saved.name.split("/")
         try:
@@ -83,9 +83,9 @@ class Listing:
 
 
 def _address(directory: Path) -> str:
-    """How SQLite is asked to make no file: without a log there is no writer, and nothing changes there.
+    """The SQLite address that creates no file: without a log there is no writer, and nothing changes there.
 
-    Asked only to write nothing, it would make a log and an index of it for itself, and leave them.
+    With mode=ro alone, SQLite would create and leave a log and its index.
     """
     how = "mode=ro" if (directory / f"{FILE}-wal").exists() else "immutable=1"
     return f"{(directory / FILE).absolute().as_uri()}?{how}"

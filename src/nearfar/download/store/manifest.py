@@ -42,7 +42,7 @@ _SCHEMA = f"""
 
 
 class ManifestEntry(NamedTuple):
-    """What is known of one file: two keys, then a `Saved`, in its order.
+    """A row about one file: two keys, then the fields of `Saved`, in its order.
 
     `key` is `Manifest.key` of its URL; `fold` its name through `names.fold`, unique in a directory.
     """
@@ -73,16 +73,16 @@ _MARKS = ", ".join("?" * len(ManifestEntry._fields))
 
 
 def readable(text: str) -> str:
-    """`text` with ``?`` for what is not Unicode, or is for terminals: fields come from servers, are shown to
-    people, and SQLite takes no surrogates."""
+    """`text` with ``?`` for invalid Unicode and terminal control characters: fields come from servers, are
+    shown to people, and SQLite accepts no surrogates."""
     return text if text.isprintable() else "".join("?" if hidden(char) else char for char in text)
 
 
 class Manifest:
-    """One connection. Every method may raise `sqlite3.Error`; those that write want a `transaction`."""
+    """One connection. Every method may raise `sqlite3.Error`; those that write require a `transaction`."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the manifest of `directory`, or make it. Raises `StoreError` or `sqlite3.Error`."""
+        """Open the manifest of `directory`, or create it. Raises `StoreError` or `sqlite3.Error`."""
         refuse_strangers(directory)
         self._db = sqlite3.connect(
             directory / FILE, timeout=_BUSY, isolation_level=None, check_same_thread=False
@@ -92,7 +92,7 @@ class Manifest:
             self._db.execute("PRAGMA synchronous = FULL")
             with self.transaction():
                 self.id = self._prepare()
-            # Asked when a job is offered, and again when its file comes.
+            # Computed when a job is offered, and again when its file arrives.
             self.key = lru_cache(maxsize=4096)(self._key)
         except BaseException:
             self._db.close()
@@ -107,10 +107,10 @@ class Manifest:
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
 
     def _key(self, url: str) -> bytes:
-        """What the resource that `url` names is known by here: a hash of its URL without passwords.
+        """The key of the resource that `url` names: a hash of its URL without passwords.
 
-        Where it holds secrets, the hash is of this directory's own: no table made elsewhere finds them, and
-        no two directories can be compared.
+        If the URL holds secrets, the hash is salted per directory: no precomputed table finds them, and two
+        directories cannot be compared.
         """
         url = resource(url)
         if written(url) == url:
@@ -120,7 +120,8 @@ class Manifest:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """One writer at a time, over all processes, each waiting up to 30 s. On the disk when it ends."""
+        """One writer at a time, over all processes, each waiting up to 30 s. Synced to the disk at its
+        end."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -130,14 +131,14 @@ class Manifest:
                 self._db.execute("ROLLBACK")
 
     def by_key(self, keys: Iterable[bytes]) -> dict[bytes, list[ManifestEntry]]:
-        """The files saved from each URL, oldest first: several, if its user chose several names."""
+        """The files saved from each URL, oldest first: several, if the user chose several names."""
         found: dict[bytes, list[ManifestEntry]] = {}
         for entry in self._select("files", "key", list(keys), order="ORDER BY number"):
             found.setdefault(entry.key, []).append(entry)
         return found
 
     def by_fold(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
-        """The files saved under names."""
+        """The saved files with these names."""
         return {entry.fold: entry for entry in self._select("files", "fold", list(folds))}
 
     def known(self, keys: Sequence[bytes], folds: Sequence[str]) -> bool:
@@ -155,7 +156,7 @@ class Manifest:
         return False
 
     def intents(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
-        """The files that some store, this or another, intends to name so."""
+        """The intents of any store on these names."""
         return {entry.fold: entry for entry in self._select("intents", "fold", list(folds))}
 
     def _select(
@@ -172,7 +173,7 @@ class Manifest:
             )
 
     def intend(self, entries: Iterable[ManifestEntry], owner: str) -> None:
-        """Announce `entries` for `owner`, taking over the intents of others on the same names."""
+        """Record the intents `entries` of `owner`, taking over others' intents on the same names."""
         self._db.executemany(
             f"INSERT OR REPLACE INTO intents ({_FIELDS}, owner) VALUES ({_MARKS}, ?)",
             ((*entry, owner) for entry in entries),
@@ -184,7 +185,7 @@ class Manifest:
         return {entry.fold: entry for entry in map(ManifestEntry._make, found)}
 
     def count_of(self, owner: str) -> int:
-        """How many `intents_of` there are."""
+        """The number of `intents_of`."""
         return int(self._db.execute("SELECT count(*) FROM intents WHERE owner = ?", (owner,)).fetchone()[0])
 
     def folds_of(self, owner: str) -> set[str]:
@@ -192,20 +193,20 @@ class Manifest:
         return {fold for (fold,) in self._db.execute("SELECT fold FROM intents WHERE owner = ?", (owner,))}
 
     def owner_of(self, fold: str) -> str | None:
-        """Who announced an intent on a name."""
+        """The owner of the intent on a name."""
         found = self._db.execute("SELECT owner FROM intents WHERE fold = ?", (fold,)).fetchone()
         return str(found[0]) if found else None
 
     def owners(self) -> list[str]:
-        """All who have intents."""
+        """All owners of intents."""
         return [str(owner) for (owner,) in self._db.execute("SELECT DISTINCT owner FROM intents")]
 
     def withdraw(self, folds: Iterable[str]) -> None:
-        """Drop the intents on names."""
+        """Drop the intents on these names."""
         self._db.executemany("DELETE FROM intents WHERE fold = ?", ((fold,) for fold in folds))
 
     def promote(self, owner: str) -> None:
-        """Make every intent of `owner` a saved file, in place of any that bore its name."""
+        """Turn every intent of `owner` into a saved file, in place of any with the same name."""
         self._db.execute(
             f"INSERT OR REPLACE INTO files ({_FIELDS}) SELECT {_FIELDS} FROM intents WHERE owner = ?",
             (owner,),
@@ -213,24 +214,24 @@ class Manifest:
         self._db.execute("DELETE FROM intents WHERE owner = ?", (owner,))
 
     def add(self, entry: ManifestEntry) -> None:
-        """Record a saved file, in place of any of its name."""
+        """Record a saved file, in place of any with the same name."""
         self._db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
 
     def forget(self, fold: str) -> None:
-        """Drop the saved file of a name."""
+        """Drop the saved file with this name."""
         self._db.execute("DELETE FROM files WHERE fold = ?", (fold,))
 
     def rows(self) -> Iterator[Saved]:
-        """Every saved file, in the order they were saved; reads as it goes, so a million take no memory."""
+        """Every saved file, in the order they were saved; read incrementally, in little memory."""
         return read_rows(self._db)
 
     def counts(self) -> tuple[int, int]:
-        """How many files are saved, and their bytes."""
+        """The number of saved files, and their bytes."""
         files, size = self._db.execute("SELECT count(*), total(size) FROM files").fetchone()
         return int(files), int(size)
 
     def shrink(self) -> None:
-        """Give back the room that the log takes, as far as that can be done now. Outside a transaction."""
+        """Truncate the log, as far as that is possible now. Call it outside a transaction."""
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -239,7 +240,7 @@ class Manifest:
 
 
 def check_version(db: sqlite3.Connection) -> int:
-    """The version of a manifest, 0 for one that is new. Raises `StoreError` for another one's."""
+    """The version of a manifest, 0 for a new one. Raises `StoreError` for an unsupported one."""
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version not in (0, _VERSION):
         raise StoreError(Reason.DISK, f"{FILE} is of version {version}, this nearfar reads {_VERSION}")
@@ -253,7 +254,7 @@ def read_rows(db: sqlite3.Connection) -> Iterator[Saved]:
 
 
 def refuse_strangers(directory: Path) -> None:
-    """SQLite opens by path, and would write through a symlink, or wait at a FIFO, that someone planted.
+    """SQLite opens by path, and would follow a symlink, or block on a FIFO, that another user planted.
 
     Raises `StoreError`.
     """
@@ -267,7 +268,7 @@ Form = Literal["jsonl", "csv"]
 
 
 def write(rows: Iterable[Saved], form: Form, file: IO[str]) -> None:
-    """Write `rows` to `file`, one at a time: an object a line, or CSV (RFC 4180) below a line of names."""
+    """Write `rows` to `file`, one at a time: one JSON object per line, or CSV (RFC 4180) with a header."""
     if form == "jsonl":
         for row in rows:
             file.write(f"{json_line(row._asdict())}\n")

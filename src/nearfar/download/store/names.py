@@ -1,9 +1,9 @@
-"""File names that are safe on every common system, made from what users, servers and URLs suggest.
+"""File names that are safe on every common system, derived from what users, servers and URLs suggest.
 
-Also which kind of file a name promises. Pure. A name made here has no separator, control, format or surrogate
-character, none that Windows forbids (so the directory can be copied anywhere), no leading dot (those are the
-store's own, see `OWN`), no trailing dot or space, is no device, is in Unicode NFC and takes at most `LIMIT`
-bytes of UTF-8.
+Also the media type that a name implies. Pure. A name made here has no separator, control, format or surrogate
+character, none that Windows forbids (so the directory can be copied anywhere), no leading dot (reserved for
+the store's own files, see `OWN`), no trailing dot or space, is no device name, is in Unicode NFC and takes at
+most `LIMIT` bytes of UTF-8.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["GENERIC", "HTML", "LOOK", "is_page", "kind_of", "looks_like_page", "
 
 
 LIMIT = 255
-"""Bytes; what ext4, XFS, Btrfs, APFS and NTFS allow for one name."""
+"""Bytes: the limit of ext4, XFS, Btrfs, APFS and NTFS for one name."""
 OWN = ".nearfar"
-"""How the store's own files begin: the manifest, the temporaries. `clean` never returns such a name."""
+"""Prefix of the store's own files: the manifest, the temporaries. `clean` never returns such a name."""
 INDEX = "index"
-"""The name of a file whose URL has none."""
+"""The name of a file whose URL has no last segment."""
 
 _LONGEST_EXTENSION = 24
 _PLAIN = compile_lazily(r"[A-Za-z0-9_][A-Za-z0-9_ ()+,=@~-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
@@ -38,15 +38,15 @@ _DEVICE = compile_lazily(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL
 )
 _DEVICES = frozenset("cpanlCPANL")
-"""Their first letters."""
+"""First letters of the device names."""
 _SIMPLE = compile_lazily(r"[BD-KMOQ-Zbd-kmoq-z0-9_][A-Za-z0-9_-]{0,100}(\.[A-Za-z0-9_-]{1,20}){0,4}")
-"""What `clean` leaves alone: not even a device begins so."""
+"""Names that `clean` leaves unchanged; no device name begins so."""
 _DRIVE = compile_lazily(r"\s*[A-Za-z]:")
 _PATH = compile_lazily(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*([^?#]*)")
 
 
 def wanted(job: Job, head: Head) -> tuple[str, ...]:
-    """The parts of the path to save `job` under, below the directory, before collisions are looked at.
+    """The parts of the path to save `job` under, relative to the directory, before collisions are resolved.
 
     The user's name if there is one, else the server's suggestion, else the last segment of the final
     URL's path, else ``index``. Only a user's name may have sub-directories.
@@ -65,8 +65,8 @@ def wanted(job: Job, head: Head) -> tuple[str, ...]:
 def asked(name: str) -> tuple[str, ...]:
     """The parts of a name that the user chose; both kinds of slashes separate.
 
-    Raises `StoreError` (refused) if it is empty, absolute, names a drive, or climbs with ``..``. Bending
-    such a name would put a file where its author did not ask for it.
+    Raises `StoreError` (refused) if it is empty, absolute, names a drive, or contains ``..``. Changing such
+    a name would put the file in a place that the user did not name.
     """
     parts = re.split(r"[/\\]", name)
     if not parts[0] or _DRIVE.match(name) or ".." in parts:
@@ -78,7 +78,7 @@ def asked(name: str) -> tuple[str, ...]:
 
 
 def clean(text: str) -> str:
-    """`text` as one safe name, or ``""`` if nothing is left of it. Cleaning twice changes nothing more."""
+    """`text` as one safe name, or ``""`` if nothing is left of it. Idempotent."""
     if (
         len(text) <= LIMIT
         and _PLAIN.fullmatch(text)
@@ -98,7 +98,7 @@ def clean(text: str) -> str:
 def shorten(name: str, tag: str = "") -> str:
     """`name` with `tag` before its extension, within `LIMIT` bytes.
 
-    A name that is cut gets a tag of its own hash, so that two long names with one beginning stay two.
+    A shortened name gets a tag of its own hash, so that two long names with the same beginning stay distinct.
     """
     stem, extension = _split(name)
     whole = f"{stem}{tag}{extension}"
@@ -110,9 +110,9 @@ def shorten(name: str, tag: str = "") -> str:
 
 
 def candidates(parts: tuple[str, ...], key: str) -> Iterator[tuple[str, ...]]:
-    """The paths to try for a file when others bear its name: its own, then with more and more of `key`.
+    """The paths to try when others have the name: the name itself, then with more and more of `key`.
 
-    `key` is the hash of its URL, so the same URL finds the same names again.
+    `key` is the hash of its URL, so the same URL yields the same names.
     """
     yield parts
     for length in (8, 16, 64):
@@ -120,14 +120,14 @@ def candidates(parts: tuple[str, ...], key: str) -> Iterator[tuple[str, ...]]:
 
 
 def fold(name: str) -> str:
-    """What two names share that a case-insensitive or normalising file system takes for one."""
+    """A key that is equal for names that a case-insensitive or normalising file system treats as one."""
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _segment(url: str) -> str:
-    """The last segment of the path, percent-decoded, without secrets; one that is not UTF-8 stays encoded."""
+    """The last segment of the path, percent-decoded, without secrets; left encoded if it is not UTF-8."""
     found = _PATH.match(url)
     raw = found[1].rpartition("/")[2] if found else ""
     if ";" in raw:
@@ -139,7 +139,7 @@ def _segment(url: str) -> str:
 
 
 def _last(text: str) -> str:
-    """The safe name in a suggestion: what follows the last slash of either kind."""
+    """The safe name in a suggestion: the text after the last slash of either kind."""
     if "\\" in text:
         text = text.replace("\\", "/")
     return clean(text.rpartition("/")[2])
@@ -150,7 +150,7 @@ def _strip(name: str) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Stem and extension with its dot; something too long to be an extension belongs to the stem."""
+    """Stem and extension with its dot; an overlong extension belongs to the stem."""
     stem, dot, extension = name.rpartition(".")
     if not stem or not extension or len(extension.encode()) > _LONGEST_EXTENSION:
         return name, ""
@@ -173,9 +173,9 @@ GENERIC = frozenset(
         "unknown/unknown",
     }
 )
-"""Media types that tell nothing: there, the first bytes decide."""
+"""Generic media types: for these, the first bytes decide."""
 LOOK = 512
-"""Bytes from which a kind is told."""
+"""Bytes from which a type is detected."""
 
 _PROMISES = {
     "image/*": "apng avif bmp gif heic heif ico jpe jpeg jpg png svg tif tiff webp",
@@ -224,7 +224,7 @@ _VECTOR = compile_lazily(rb"\s*(<\?xml[^>]*>\s*)?((<!--.*?-->|<!doctype\s+svg[^>
 
 
 def kind_of(data: bytes) -> str | None:
-    """The media type that the first bytes of a file show; None if they show none."""
+    """The media type that a file's first bytes show; None if they show none."""
     data = data[:LOOK]
     for magic, kind in _MAGIC:
         if data.startswith(magic):
@@ -245,7 +245,7 @@ def matches(kind: str | None, patterns: Sequence[str]) -> bool:
 
 
 def promised(path: str) -> str | None:
-    """The pattern of media types that a file's name, or the path of a URL, promises by its extension."""
+    """The pattern of media types that the extension of a file name, or of a URL's path, implies."""
     found = _SUFFIX.search(path)
     return _PROMISED.get(found[1].lower()) if found else None
 
@@ -257,5 +257,5 @@ def looks_like_page(data: bytes) -> bool:
 
 
 def is_page(kind: str | None) -> bool:
-    """True for the media type of a web page: what servers send in place of a file that they do not give."""
+    """True for the media type of a web page, which servers send in place of a file that they refuse."""
     return kind in HTML

@@ -1,9 +1,9 @@
-"""Which processes write into a directory, so that leftovers of a killed process can be told from live files.
+"""Which processes write into a directory: distinguishes files of killed processes from live ones.
 
-Each store has a random token, and holds a lock (flock) on ``.nearfar-TOKEN.owner`` as long as it lives: the
-kernel drops the lock at death, however the process died, also where process ids are ambiguous (containers
-that share a directory). Temporaries are named ``.nearfar-TOKEN-NUMBER.part``. The owner file lists the
-sub-directories it has temporaries in, so that a sweep need not walk the whole tree.
+Each store has a random token, and holds a lock (flock) on ``.nearfar-TOKEN.owner`` while it is open: the
+kernel releases the lock when the process ends, however it ends, also where process ids are ambiguous
+(containers that share a directory). Temporaries are named ``.nearfar-TOKEN-NUMBER.part``. The owner file
+lists the sub-directories of its temporaries, so that a sweep need not walk the whole tree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nearfar.download.store.names import OWN, clean
 _OWNED = compile_lazily(re.escape(OWN) + r"-([0-9a-f]{16})(\.owner|-[0-9]+\.part)")
 _LOCKABLE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _LONGEST = 1 << 20
-"""Bytes read of an owner's list: a hundred thousand sub-directories."""
+"""Bytes read of an owner's list: about a hundred thousand sub-directories."""
 
 
 class Owner:
@@ -52,9 +52,9 @@ class Owner:
 
 
 def _locked(root: int) -> tuple[str, int]:
-    """A token with its file, made and locked.
+    """Create and lock the file of a new token; return both.
 
-    Between the two a sweep may take the file for a dead owner's; then it is unlinked, and another is made.
+    In between, a sweep may unlink the file as a dead owner's; then another is created.
     """
     while True:
         token = os.urandom(8).hex()
@@ -75,9 +75,9 @@ def _file(token: str) -> str:
 
 @contextlib.contextmanager
 def _held(token: str, root: int) -> Iterator[list[tuple[str, ...]] | None]:
-    """Hold the lock of `token`: its sub-directories if its owner is dead, None while it lives.
+    """Hold the lock of `token`: yield its sub-directories if its owner is dead, None while it lives.
 
-    Anything but a regular file was made by another program, and shows no owner.
+    Anything but a regular file was made by another program, and has no owner.
     """
     try:
         lock = os.open(_file(token), _LOCKABLE, dir_fd=root)
@@ -111,9 +111,9 @@ def alive(token: str, root: int) -> bool:
 
 
 def sweep(folders: Folders) -> int:
-    """Remove what dead owners left: their temporaries, then their lock files. Return how many temporaries.
+    """Remove the temporaries, then the lock files, of dead owners. Return the number of temporaries.
 
-    Only what bears the store's own pattern is touched. Raises OSError.
+    Only files with the store's own name pattern are removed. Raises OSError.
     """
     removed = 0
     for token in {match[1] for match in map(_OWNED.fullmatch, names(folders.root)) if match}:
@@ -128,7 +128,7 @@ def sweep(folders: Folders) -> int:
 
 
 def _is_ours(token: str, root: int) -> bool:
-    """Whether the owner file is a regular one, as all are that a store made."""
+    """Whether the owner file is a regular file, as a store creates it."""
     mode = kind(_file(token), root)
     return mode is not None and stat.S_ISREG(mode)
 

@@ -1,4 +1,4 @@
-"""Where a consumer puts files: each appears complete under its final name, or not at all."""
+"""Where a consumer puts files: each appears complete under its final name, or does not appear."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from nearfar.download.store.names import asked, fold
 from nearfar.download.store.owners import Owner
 
 OTHERS = 32
-"""Descriptors left to connections, the manifest and directories, beyond those that are open at the start."""
+"""Descriptors reserved for connections, the manifest and directories, in addition to those open at the
+start."""
 LEAST_DRAFTS = 4
-"""Drafts that are open at a time, however few descriptors there are."""
+"""Drafts that may be open at a time, however few descriptors there are."""
 
 
 class DraftLimit:
@@ -38,7 +39,7 @@ class DraftLimit:
         self._most = None if soft == resource.RLIM_INFINITY else max(LEAST_DRAFTS, soft - taken - OTHERS)
 
     def make(self, drafts: Collection[Draft]) -> None:
-        """Before another is opened: where `drafts` have no more room, put those to rest that are whole."""
+        """Before another draft is opened: if `drafts` reach the limit, sync and close the complete ones."""
         if self._most is None or len(drafts) < self._most:
             return
         holding = [draft for draft in drafts if draft.descriptor is not None]
@@ -48,23 +49,24 @@ class DraftLimit:
 
 
 MOST = 1 << 20
-"""Bytes: what two groups of a few hundred files add to the manifest and its log."""
+"""Bytes to reserve: what two groups of a few hundred files add to the manifest and its log."""
 LEAST = 64 * 1024
-"""Bytes: what a few files add. With less than that, no file is begun."""
+"""Bytes that a few files add. With less reserved, no file is started."""
 SHARE = 8
-"""Of what is free at the time, one part in so many, if that is less than `MOST`."""
+"""At most 1/`SHARE` of the free space is reserved, if that is less than `MOST`."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Reserve:
-    """An unnamed file of allocated blocks, let go when the manifest needs them, and taken again after.
+    """An unnamed file of allocated blocks, freed when the manifest needs them, and allocated again
+    afterwards.
 
-    Where a file system cannot allocate ahead, there is none, and nothing is refused.
+    Where a file system cannot preallocate, there is none, and no file is refused for lack of it.
     """
 
     def __init__(self, folders: Folders, owner: Owner) -> None:
-        """Holds nothing yet. Raises `OSError`."""
+        """Reserves nothing yet. Raises `OSError`."""
         name = owner.temporary(())
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(name, flags, 0o600, dir_fd=folders.root)
@@ -73,11 +75,11 @@ class Reserve:
 
     @property
     def full(self) -> bool:
-        """Whether as much is held as should be."""
+        """Whether the target size is reserved."""
         return self._held >= MOST
 
     def keep(self) -> None:
-        """Take as much as should be held. Raises `OSError` where not even `LEAST` can be."""
+        """Reserve the target size. Raises `OSError` if not even `LEAST` can be reserved."""
         if self.full:
             return
         room = os.fstatvfs(self._descriptor)
@@ -88,7 +90,7 @@ class Reserve:
             except OSError as error:
                 self.release()
                 if error.errno not in _FULL:
-                    self._held = MOST  # it cannot be done here, or not so much: no reason to refuse files
+                    self._held = MOST  # not supported here, or not this much: no reason to refuse files
                 elif size == LEAST:
                     raise
                 size = max(LEAST, size // 2)
@@ -96,7 +98,7 @@ class Reserve:
                 self._held = size
 
     def release(self) -> None:
-        """Let all of it go: for the manifest, at once."""
+        """Free all of it at once, for the manifest."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
         self._held = 0
@@ -108,14 +110,14 @@ class Reserve:
 log = logging.getLogger(__name__)
 
 _ROUNDS = 20
-"""How often one group may lose a name to other processes before it gives up."""
+"""How often one group may lose a name to other processes before it fails."""
 
 Step = Literal["synced", "intended", "placed", "renamed", "recorded", "done"]
 _Endings = dict[Draft, Saved | StoreError]
 
 
 class Committer:
-    """Does the work of `Store.commit`, whose docstring says what it promises."""
+    """Implements `Store.commit`, which documents its guarantees."""
 
     def __init__(
         self,
@@ -137,7 +139,7 @@ class Committer:
         self._unsettled = False
 
     def commit(self, group: list[Draft]) -> dict[Draft, Saved | Failure]:
-        """Save what can be saved of `group`, and tell how each ended."""
+        """Save what can be saved of `group`, and return how each ended."""
         ended: _Endings = {}
         try:
             self._sync(group, ended)
@@ -152,10 +154,10 @@ class Committer:
         return {draft: e.failure if isinstance(e, StoreError) else e for draft, e in endings.items()}
 
     def _sync(self, drafts: list[Draft], ended: _Endings) -> None:
-        """All write-backs are started before the first is waited for.
+        """Start all write-backs before waiting for the first.
 
-        Measured on ext4, microseconds a file for 1,000 of 20 kB: fsync one after the other 460-2,400, this
-        way 130-190, a pool of 8-32 threads 120-210, syncfs 50-420 and it waits for strangers' files too.
+        Measured on ext4, microseconds per file for 1,000 of 20 kB: sequential fsync 460-2,400, this method
+        130-190, a pool of 8-32 threads 120-210, syncfs 50-420, and it waits for other programs' files too.
         """
         for draft in drafts:
             draft.write_back()
@@ -172,7 +174,7 @@ class Committer:
         self._step("synced")
 
     def _record(self, group: list[Draft], ended: _Endings) -> None:
-        """Round by round, until all have ended or lost their names too often."""
+        """Repeat rounds until all have ended, or lost their names too often."""
         free_slots = True
         for _ in range(len(group) + _ROUNDS):
             left = [draft for draft in group if draft not in ended] if ended else group
@@ -185,13 +187,13 @@ class Committer:
                     raise
                 if not free_slots and not self._sacrifice(left, ended, error):
                     raise
-                # The first time, what was kept for it may be enough.
+                # The first time, the reserved space may be enough.
                 free_slots = False
                 self._reserve.release()
                 self._manifest.shrink()
 
     def _sacrifice(self, left: list[Draft], ended: _Endings, error: OSError | sqlite3.Error) -> bool:
-        """Fail the second half of what has no name yet, whose room and rows the first half needs."""
+        """Fail the second half of the unnamed drafts, to free space and rows for the first half."""
         unnamed = [draft for draft in left if draft.temporary is not None]
         victims = unnamed[len(unnamed) // 2 :] if len(left) > 1 else []
         for draft in victims:
@@ -200,7 +202,7 @@ class Committer:
         return bool(victims)
 
     def _round(self, drafts: list[Draft], ended: _Endings) -> None:
-        """Take the group one step further: intend and place what can be; the rest waits for another round."""
+        """One round: record intents and place what can be placed; the rest waits for another round."""
         with self._manifest.transaction():
             if self._unsettled:
                 self._claims.resolve_all(self._owner)
@@ -217,7 +219,7 @@ class Committer:
         ended.update(placed)
 
     def _place(self, claims: list[Claim], ended: _Endings) -> dict[Draft, Saved]:
-        """Give the names, under the manifest's lock: no other process can take an intent over meanwhile."""
+        """Give the names, under the manifest's lock: no other process can take over an intent meanwhile."""
         mine = claims
         if self._manifest.count_of(self._owner) != len(claims):
             held = self._manifest.folds_of(self._owner)
@@ -270,17 +272,17 @@ class Store:
     A file's way, for a group of drafts at once::
 
         open, write, finish     temporary beside the target, counted and hashed
-        commit   sync           the bytes are on the disk
-                 intend         the manifest says which file is to get which name, on the disk too
+        commit   sync           the bytes are synced to the disk
+                 intend         the manifest records which file gets which name, synced
                  place          the name is given, never over a file of others (see `claims`)
-                 record         the manifest says saved
-                 sync           the directories are on the disk
+                 record         the manifest records the file as saved
+                 sync           the directories are synced to the disk
 
-    and only then may a caller acknowledge. A death at any point leaves no partial file under a final name;
-    the next `sweep` finds out what was saved.
+    and only then may a caller acknowledge. A crash at any point leaves no partial file under a final name;
+    the next `sweep` determines what was saved.
 
-    Not promised: safety from someone who writes into the manifest itself, and a shared directory on a
-    network file system (SQLite's WAL wants one machine).
+    Not guaranteed: safety from someone who modifies the manifest itself, and a shared directory on a network
+    file system (SQLite's WAL requires one machine).
     """
 
     def __init__(
@@ -291,15 +293,15 @@ class Store:
         clock: Callable[[], float] = time.time,
         step: Callable[[Step], None] = lambda step: None,
     ) -> None:
-        """Open `directory`, making it if need be. `overwrite`: files of others may be replaced.
+        """Open `directory`, creating it if necessary. `overwrite`: files of other programs may be replaced.
 
-        `step` is called as each step of a commit ends. Raises `StoreError`.
+        `step` is called after each step of a commit. Raises `StoreError`.
         """
         self._drafts: set[Draft] = set()
         self._room = DraftLimit()
         with contextlib.ExitStack() as stack, _translated(str(directory)):
             self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
-            # Before the manifest: of a disk that takes nothing, SQLite only says that it cannot open it.
+            # Before the manifest: on a read-only or full disk, SQLite only reports that it cannot open it.
             self._owner = stack.enter_context(contextlib.closing(owners.Owner(self._folders)))
             self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
             self._reserve = stack.enter_context(contextlib.closing(Reserve(self._folders, self._owner)))
@@ -310,13 +312,13 @@ class Store:
             self._manifest, self._claims, self._folders, self._reserve, token, clock, step
         )
         self.id = self._manifest.id
-        """Of the directory: two stores with one `id` share it."""
+        """The directory's id: two stores with one `id` share it."""
 
     def known(self, jobs: Sequence[Job]) -> list[Saved | None]:
-        """What is saved already of `jobs`: in the manifest, and there with the size it tells of.
+        """What is saved already of `jobs`: in the manifest, and present with the recorded size.
 
-        A name or a checksum that a job asks for must fit too. The file is read where there is a checksum, and
-        where it was written to since. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
+        A job's name or checksum must match too. The file is read if there is a checksum, or if it was
+        modified since. Raises `StoreError`; ValueError for an algorithm that hashlib lacks.
         """
         with _translated(FILE):
             keys = [self._manifest.key(job.url) for job in jobs]
@@ -341,9 +343,9 @@ class Store:
             return False
 
     def forget(self, saved: Saved) -> str | None:
-        """Have a file fetched again by the next run that asks for its URL: the manifest names it no more.
+        """Remove a file from the manifest, so that the next run that requests its URL fetches it again.
 
-        What bears its name is set aside under another, which is returned; None if no file does. Raises
+        A file with its name is renamed, and the new name returned; None if there is no file. Raises
         `StoreError`.
         """
         *above, name = saved.name.split("/")
@@ -358,8 +360,8 @@ class Store:
     def open(self, job: Job, head: Head) -> Draft:
         """Start a file.
 
-        Raises `StoreError`: disk, also where no room for the manifest can be kept beside it; or refused, for
-        a name that leads out of the directory.
+        Raises `StoreError`: disk, also if no space for the manifest can be reserved; or refused, for a name
+        that leads out of the directory.
         """
         if not self._reserve.full:
             with _translated("no room for a file beside the manifest"):
@@ -368,18 +370,18 @@ class Store:
         return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
 
     def put(self, job: Job, head: Head, body: Body, data: bytes | memoryview) -> Draft:
-        """`open`, write all of `data`, and finish: for a body that came in one piece."""
+        """`open`, write all of `data`, and finish: for a body in one piece."""
         draft = self.open(job, head)
         draft.write(data)
         draft.finish(body)
         return draft
 
     def commit(self, drafts: Iterable[Draft]) -> list[tuple[Draft, Saved | Failure]]:
-        """Save finished drafts together, and tell how each ended. Those that fail are discarded.
+        """Save finished drafts together, and return how each ended. Those that fail are discarded.
 
-        A few hundred small files make a good group: two transactions and about one wait for the disk for
-        all of them; each keeps a descriptor open until then. Never raises for a fault of the disk or of
-        the manifest: it is the answer of each draft that it touches.
+        A few hundred small files make a good group: they need two transactions and about one wait for the
+        disk; each keeps a descriptor open until then. Never raises for an error of the disk or the manifest:
+        each draft affected has it as its result.
         """
         group = list(dict.fromkeys(drafts))
         ended = self._committer.commit(group)
@@ -387,15 +389,15 @@ class Store:
         for draft in group:
             if draft.temporary is not None:
                 draft.discard()
-        with contextlib.suppress(OSError):  # `open` says so
+        with contextlib.suppress(OSError):  # `open` reports it
             self._reserve.keep()
         return [(draft, ended[draft]) for draft in group]
 
     def sweep(self) -> int:
-        """Clear up after killed processes; return how many of their temporaries were removed.
+        """Clean up after killed processes; return the number of temporaries removed.
 
-        What they had given its name is recorded as saved, so it is not fetched again. Call it at the start.
-        Raises `StoreError`.
+        Files that they had given a final name are recorded as saved, so they are not fetched again. Call it
+        at the start. Raises `StoreError`.
         """
         with _translated(FILE):
             with self._manifest.transaction():
@@ -410,7 +412,7 @@ class Store:
             yield from self._manifest.rows()
 
     def counts(self) -> tuple[int, int]:
-        """How many files the manifest holds, and their bytes. Raises `StoreError`."""
+        """The number of files in the manifest, and their bytes. Raises `StoreError`."""
         with _translated(FILE):
             return self._manifest.counts()
 
@@ -419,7 +421,7 @@ class Store:
         manifest.write(self.rows(), form, file)
 
     def close(self) -> None:
-        """Discard what was not committed, and let go of the directory. A second call does nothing."""
+        """Discard uncommitted drafts, and close the directory. A second call does nothing."""
         for draft in list(self._drafts):
             draft.discard()
         self._open.close()

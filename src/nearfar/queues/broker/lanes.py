@@ -38,7 +38,7 @@ class DeliverySocket:
         with contextlib.suppress(zmq.Again):
             while self.backlog:
                 number, frames = self.backlog[0]
-                # without a copy if it is long: what the consumer does not read is kept here only once
+                # without a copy if it is long, so that unread messages are stored here only once
                 send_items(self.socket, frames)
                 self.backlog.popleft()
                 self._waiting.discard(number)
@@ -48,7 +48,7 @@ def clear_lanes(address: Address) -> None:
     """Remove the lane sockets of `address` at which no process listens. Only the process that has bound
     `address` may call this.
 
-    The sockets of a frozen host still listen, and stay.
+    The sockets of a suspended host still listen, and stay.
     """
     if not address.path:
         return

@@ -15,26 +15,26 @@ from nearfar.serialization.shared_ring import Body, KeptBody, Place
 
 NEWS_PER_MESSAGE = 1000
 NEWS_WITHIN = 0.005
-"""Seconds that outcomes may wait for more, while other items are not settled."""
+"""Seconds that outcomes may wait to be batched, while other items are not settled."""
 MOST_AHEAD = 1024
-"""Items that a producer may be granted beyond its request, where items are bounded."""
+"""Items that a producer may be granted beyond its request, if items are bounded."""
 MOST_BYTES_AHEAD = 4 << 20
-"""The same in bytes, where these are."""
+"""The same in bytes, if these are bounded."""
 FEW_AHEAD, FEW_BYTES_AHEAD = 16, 4096
 """Less is not granted without a request."""
 MOST_PRODUCERS = 10_000
-"""Producers that the ledger remembers: beyond that, it forgets some of those that have left."""
+"""Producers that the ledger stores: above, it drops some of those that have left."""
 
 
 class ProducerSide:
     """Grants room in turn, so that no producer starves another.
 
-    A producer that asks holds no room: it returned any room that is too small for its next item. So it is
-    granted either nothing or enough for that item, and no two producers wait for each other's room. While the
-    first in line waits for a large item, smaller items may overtake it, up to as many bytes as the whole
+    A producer that requests room holds none: it returned any room that is too small for its next item. So it
+    is granted either nothing or enough for that item, and no two producers wait for each other's room. While
+    the first in line waits for a large item, smaller items may overtake it, up to as many bytes as the whole
     queue may hold; then it comes first. So a producer waits only while there is too little room.
 
-    Where only bytes are bounded, as many items as bytes are granted: an item has at least one byte.
+    If only bytes are bounded, as many items as bytes are granted: an item has at least one byte.
     """
 
     def __init__(self, peer_table: PeerTable, ledger: Ledger, rounds: Barriers) -> None:
@@ -44,9 +44,9 @@ class ProducerSide:
         self.needy: dict[str, None] = {}
         """The sessions that wait for room, in order."""
         self._ahead: dict[str, Peer] = {}
-        """Producers that were granted more than they asked for, and may still have it."""
+        """Producers that were granted more than they requested, and may still have it."""
         self.news_due = inf
-        """When outcomes that wait for more are to be sent."""
+        """When outcomes that wait to be batched are sent."""
         self.lacking: dict[str, Peer] = {}
         """Producers that have put since they were last granted room ahead."""
         self._recalling = False
@@ -114,7 +114,7 @@ class ProducerSide:
             self.needy[peer.session] = None
         else:
             self.needy.pop(peer.session, None)
-            self._ahead[peer.session] = peer  # it may have been granted room that it no longer wants
+            self._ahead[peer.session] = peer  # it may have been granted room that it no longer needs
         self.grant(now)
         if ask and peer.in_need:
             self._barriers.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
@@ -126,8 +126,8 @@ class ProducerSide:
     def grant(self, now: float) -> None:
         """Grant room, a share to each producer that waits for it.
 
-        The last one gets more than it asked for if there is plenty, so that it need not ask for each item.
-        What it does not use is recalled when another producer waits.
+        The last one gets more than it requested if there is plenty, so that it need not request it for each
+        item. What it does not use is recalled when another producer waits.
         """
         most = self._ledger.room()[0] if self._ledger.maxsize else len(self.needy)
         line = list(islice(self.needy, max(0, most)))
@@ -143,8 +143,8 @@ class ProducerSide:
                 return
 
     def top_up(self, now: float) -> None:
-        """Grant room ahead to producers that have put, once there is a good share for them: so they seldom
-        have to ask. What they do not use is recalled when another producer waits."""
+        """Grant room in advance to producers that have put, once there is a good share for them, so that they
+        seldom have to request it. What they do not use is recalled when another producer waits."""
         if self.needy:
             return  # they come first
         for session, peer in list(self.lacking.items()):
@@ -184,7 +184,7 @@ class ProducerSide:
         peer.granted = (peer.granted[0] - items, peer.granted[1] - size)
 
     def tell_news_if_due(self, now: float) -> None:
-        """Send producers the outcomes of their items: at once if they may wait for them, else with more."""
+        """Send producers the outcomes of their items: at once if they may wait for them, else batched."""
         ledger = self._ledger
         if self.news_due == inf:
             self.news_due = now + NEWS_WITHIN
@@ -237,7 +237,7 @@ class ProducerSide:
         if len(producers) < MOST_PRODUCERS:
             return
         absent = [each for each in producers.values() if each.state is not ProducerState.OPEN]
-        absent.sort(key=lambda each: each.state is ProducerState.LOST)  # last: these may come back
+        absent.sort(key=lambda each: each.state is ProducerState.LOST)  # last: these may reconnect
         for each in absent[: MOST_PRODUCERS // 10]:
             del producers[each.name]
             self._ledger.newsworthy.discard(each.name)
@@ -245,7 +245,8 @@ class ProducerSide:
     def _give(self, peer: Peer, now: float) -> int:
         """Grant `peer` its share of the room, if its next item fits; returns the bytes.
 
-        Where bytes are bounded and the peer wants more, it asks again, with the size of its next item.
+        If bytes are bounded and the peer needs more, it sends another request, with the size of its next
+        item.
         """
         items, size = self._grantable(peer)
         if items or size:
@@ -277,8 +278,8 @@ class ProducerSide:
         return items, size if self._ledger.maxbytes else 0
 
     def _surplus(self, peer: Peer, items: int, size: int) -> tuple[int, int]:
-        """Items and bytes to grant beyond the request of the last producer in need. The others may ask at any
-        time."""
+        """Items and bytes to grant beyond the request of the last producer in need. The others may send
+        requests at any time."""
         ledger = self._ledger
         if len(self.needy) > 1 or size < peer.unmet[1] or (ledger.maxsize and items < peer.unmet[0]):
             return 0, 0
@@ -314,6 +315,6 @@ class ProducerSide:
 
     def _answer(self, peer: Peer, ask: int, now: float) -> None:
         self.grant(now)
-        if peer.in_need:  # a call that cannot wait does not queue: it may have all that is free
+        if peer.in_need:  # a call that cannot wait is not queued: it may get all free room
             self._give(peer, now)
         self._peer_table.answer(peer, ask, not peer.in_need, now)

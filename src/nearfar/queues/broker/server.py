@@ -1,4 +1,4 @@
-"""The sockets of a queue's broker: they perform the actions of `BrokerProtocol`, and read what comes for it.
+"""The sockets of a queue's broker: they perform the actions of `BrokerProtocol`, and read its messages.
 
 A client in the broker's own process needs no sockets: its messages and the broker's are passed by calls, and
 its callers take the broker's turns (`nearfar.queues.driver`)."""
@@ -155,7 +155,7 @@ class Broker:
         """The descriptors of those lanes."""
         self._control_used = False
         """Whether a message was sent on the control socket since it was last read."""
-        # a client of an earlier host at this address may still connect to its lane: it must not reach another
+        # a client of an earlier host at this address may still connect to its lane: it must not get another
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = ProcessWatcher()
         self._epoll = select.epoll()
@@ -174,7 +174,7 @@ class Broker:
         """The error that ended the hosting before `close`, if any."""
         self._mishaps = LoopFailures(log, f"the queue at {self.address}")
         self._lanes_due: dict[str, tuple[int, float]] = {}
-        """The sessions that wait for a lane, because none could be opened; with their question's number and
+        """The sessions that wait for a lane, because none could be opened; with their request's number and
         the time at which they are refused."""
         self._next_lanes = 0.0
         self._closing: float | None = None
@@ -223,8 +223,8 @@ class Broker:
     # -- turns ------------------------------------------------------------------------------------
 
     def turn(self, driver: QueueDriver) -> None:
-        """Read, act, and read again what came meanwhile. If one part fails, the others still run: what was
-        not read is still in the socket, and what was not sent is sent again."""
+        """Perform actions and read, until nothing more arrives. If one part fails, the others still run:
+        unread messages are still in the socket, and unsent ones are resent."""
         try:
             with self.hold:
                 if not self._ended:
@@ -265,8 +265,8 @@ class Broker:
         driver.sleep_until(self._deadline())
 
     def _act_with_locals(self, now: float) -> bool:
-        """Perform the actions of the broker and of the clients in this process; returns whether anything came
-        for these. What they do about it may need another turn."""
+        """Perform the actions of the broker and of the clients in this process; returns whether these
+        received anything. Their reaction may need another turn."""
         if not self._locals:
             self._act(now)
             return False
@@ -333,7 +333,7 @@ class Broker:
         return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
 
     def _read_all(self) -> bool:
-        """Read what came; returns whether anything did."""
+        """Read the sockets; returns whether anything arrived."""
         try:
             ready = self._epoll.poll(0)
         except sockets.FAILURES:
@@ -358,9 +358,9 @@ class Broker:
                 session, pid = found
                 self._machine.dead(session, f"process {pid} ended", time.monotonic())
         elif descriptor in self._door_wakes:
-            self._next_look = 0.0  # the authenticator has a new connection or question
+            self._next_look = 0.0  # the authenticator has a new connection or request
         elif descriptor not in self._lane_wakes:
-            self._forget(descriptor)  # a process that is not watched any more, as that failed
+            self._forget(descriptor)  # watching that process failed: stop it
 
     def _read(self, socket: zmq.Socket[bytes], small: int) -> None:
         with contextlib.suppress(zmq.Again):
@@ -379,12 +379,12 @@ class Broker:
         self._unread.discard(socket)
 
     def _keep_the_door(self, now: float) -> None:
-        """Run the authenticator, and end the sessions whose key was revoked: others get what they hold."""
+        """Run the authenticator, and end the sessions whose key was revoked: others get their items."""
         self._next_look = now + LOOK_EVERY
         for session in self._authenticator.turn(now, self._machine.peers):
             self._machine.expel(session, "its key was revoked", now)
         questions = self._authenticator.questions
-        if questions is not None and sockets.readable(questions):  # came while it was answering
+        if questions is not None and sockets.readable(questions):  # a request arrived while it answered
             self._next_look = 0.0
             return
         self._door_due = self._authenticator.deadline()
@@ -486,13 +486,13 @@ class Broker:
         if self._behind:
             for session in list(self._behind):
                 self._try(self._push, session)
-        if self._control_used:  # sending takes away the signal that something came
+        if self._control_used:  # sending clears the signal of new messages
             self._control_used = False
             if self._try(sockets.readable, self._control, otherwise=True):
                 self._unread.add(self._control)
 
     def _push(self, session: str) -> None:
-        """Send what waits for a consumer, as far as it reads; the rest when its lane's descriptor says so."""
+        """Send a consumer its queued messages, as far as it reads; the rest on an event of the descriptor."""
         lane = self._lanes.get(session)
         if lane is not None:
             lane.push()
@@ -522,7 +522,7 @@ class Broker:
                 self._behind.add(session)
 
     def _open_lane(self, session: str, ask: int, now: float, until: float | None = None) -> None:
-        """`until`: when the consumer is refused, if no lane can be opened."""
+        """`until`: when the consumer is refused if no lane can be opened."""
         if session not in self._lanes:
             try:
                 self._lanes[session] = self._make_lane(session)
@@ -553,7 +553,7 @@ class Broker:
         self._lanes_opened += 1
         suffix = f".lane-{self._lanes_opened % 100_000}"
         try:
-            wakes = sockets.descriptor(socket)  # first: what is bound has more to close
+            wakes = sockets.descriptor(socket)  # first: a bound socket has more to close
             place = self._authenticator.bind_in(socket, self.address, self._ports, suffix, only=session)
             return DeliverySocket(place, socket, wakes)
         except BaseException:

@@ -1,4 +1,4 @@
-"""The connection of one process to a far queue, for any number of threads: questions, waits, and the end."""
+"""The connection of one process to a far queue, for any number of threads: requests, waits, and closing."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from nearfar.serialization.shared_ring import enabled
 class ClientConnection:
     """Connects to the queue at `address` on first use, according to `access`.
 
-    `wait` (seconds) is how long the host may be away before calls raise `QueueLost`. `tags` are names by
+    `wait` (seconds) is how long the host may be absent before calls raise `QueueLost`. `tags` are names by
     which this client's consumer can be addressed, in addition to its own. A `helper` puts for another
-    producer that stays for as long: it is not counted for the end of the queue.
+    producer, which stays connected for as long: it is not counted for the end of the queue.
 
-    `on_change` is called by the client's thread after anything came from the broker: it must be quick and
-    never raise.
+    The client's thread calls `on_change` after anything arrived from the broker: it must be fast, and must
+    not raise.
 
-    `host`: the broker of that queue, if it is in this process. As long as it runs, the client needs no
-    sockets and no thread.
+    `host`: the broker of that queue, if it is in this process. While it runs, the client needs no sockets and
+    no thread.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class ClientConnection:
         self._glimpse = 0
         self._glimpsed: dict[str, int] = {}
         self.waited_for = True
-        """Whether the program waits at its exit until the host has what was put."""
+        """Whether the program waits at its exit until the host has received all items put."""
         self.waiting = 0
-        """Calls that are waiting now."""
+        """The number of calls that wait now."""
 
     @safe
     def reach(self, timeout: float) -> bool:
@@ -76,18 +76,18 @@ class ClientConnection:
             self.wait_until(lambda: bool(self.machine.facts), time.monotonic() + timeout)
             return bool(self.machine.facts)
 
-    # -- questions -------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
     @safe
     def ask(self, what: str, argument: Any = None) -> Any:
-        """Ask the broker, and return its answer."""
+        """Send the broker a request, and return its answer."""
         with self.hold:
             self.open()
             return self.ask_now(QueueMessageType.ASK, what, argument)
 
     @safe
     def mention(self, what: str, figure: int) -> None:
-        """Send the broker a figure, one of `session.TOLD`, which it keeps as long as this session.
+        """Send the broker a figure, one of `session.TOLD`, which it keeps until this session ends.
 
         Never waits: a figure is skipped while the broker has not confirmed the previous one.
         """
@@ -134,7 +134,7 @@ class ClientConnection:
         return answer
 
     def asked(self, what: str, deadline: float | None) -> bool:
-        """Ask a question whose answer has no content; returns whether it was answered in time."""
+        """Send a request whose answer has no content; returns whether it was answered in time."""
         asks = self.machine.asks
         number = asks.add(QueueMessageType.ASK, what)
         try:
@@ -147,7 +147,7 @@ class ClientConnection:
 
     @safe
     def close(self) -> None:
-        """Send what was put and then BYE, in the background; `join` waits for it. Calls that wait raise
+        """Send all items and then BYE, in the background; `join` waits for that. Calls that wait raise
         `ValueError`."""
         with self.hold:
             if self.closed:
@@ -160,7 +160,7 @@ class ClientConnection:
                 self.driver.wake()
 
     def between_turns(self, do: Callable[[], object]) -> None:
-        """Call `do`: now, or where a garbage collection has interrupted the queue's own code, after that."""
+        """Call `do`: now, or if a garbage collection has interrupted the queue's own code, after that."""
         try:
             do()
         except Busy:
@@ -168,7 +168,7 @@ class ClientConnection:
 
     @safe
     def abandon(self) -> None:
-        """Leave at once, without goodbye."""
+        """Leave at once, without BYE."""
         with self.hold:
             self.closed = True
             self.machine.abandon()
@@ -177,16 +177,16 @@ class ClientConnection:
 
     @property
     def gone(self) -> bool:
-        """Whether it has left, and its thread, if it had one, has ended."""
+        """Whether the client has left, and its thread, if it had one, has ended."""
         if self.driver is None:
             return True
         return self.machine.state is ClientState.CLOSED and (self._sockets is None or not self.driver.running)
 
     @safe
     def join(self, timeout: float | None = None) -> None:
-        """After `close`: wait until the broker has answered, or is away and nothing remains to be sent.
+        """After `close`: wait until the broker has answered, or is absent and nothing remains to be sent.
 
-        Raises `QueueLost` when the host does not return to take what was put.
+        Raises `QueueLost` if the host does not return to receive the items.
         """
         if self.driver is None:
             return
@@ -238,7 +238,7 @@ class ClientConnection:
         self.driver = self._sockets.driver
 
     def _lose_host(self) -> None:
-        """The hosting in this process has ended: from now on this is a client as any other."""
+        """The broker in this process has ended: from now on use sockets, like any other client."""
         if self.machine.state is not ClientState.CLOSED:
             self.machine.begin_again(time.monotonic())
             try:
@@ -256,7 +256,7 @@ class ClientConnection:
         return self.driver
 
     def wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
-        """Wait until `done`, the deadline, or `close`, or until the host has been away for too long. (A put
+        """Wait until `done`, the deadline, or `close`, or until the host has been absent for too long. (A put
         that waits for room would otherwise keep `close` from finishing.)"""
         driver = self.need_driver()
         if driver.turning:

@@ -1,9 +1,9 @@
 """The get side of a client, pure: the prefetch window, deliveries, and acks.
 
 Every item has a *position* in the session (see `broker.records.Deliveries`). The window is the number of
-items that the broker may lend ahead of the program: those that calls wait for now, and as many more as the
-program lately took in `AHEAD` seconds. So a quick consumer never waits, and a slow one holds no items that
-another could have.
+items that the broker may lend in advance: those that calls wait for now, and as many more as the program
+lately took in `AHEAD` seconds. So a fast consumer never waits, and a slow one holds no items that another
+could take.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DeliveredItem(NamedTuple):
 
 @dataclass(slots=True)
 class DeliveredBatch:
-    """A batch in the buffer; read when its first item is taken."""
+    """A batch in the buffer; decoded when its first item is taken."""
 
     position: int
     count: int
@@ -47,16 +47,16 @@ class DeliveredBatch:
     body: bytes | Place
     items: list[Any] | None = None
     at: int = 0
-    """The index of the next one in `items`."""
+    """The index of the next item in `items`."""
     weight: int = 0
     """Bytes of the whole batch, as received."""
     plain: bool = False
-    """Whether it was read, and nothing in it is `Unreadable`."""
+    """Whether it was decoded, and nothing in it is `Unreadable`."""
 
     def read(self, rings: ReadRings, *, trusted: bool) -> None:
-        """Read the items. An `Unreadable` replaces an item that cannot be read.
+        """Decode the items. An `Unreadable` replaces an item that cannot be decoded.
 
-        Raises OSError, MemoryError or ProtocolError if the body is shared and cannot be had.
+        Raises OSError, MemoryError or ProtocolError if the body is in shared memory and cannot be read.
         """
         body = self.body
         if isinstance(body, Place):
@@ -100,9 +100,9 @@ class DeliveredChunk:
     size: int
     holder: int
     settles: bool
-    """Whether taking an item settles the one before."""
+    """Whether taking an item acks the one before."""
     holding: int
-    """The position of the item that the holder took before, if the next take settles it."""
+    """The position of the item that the holder took before, if the next take acks it."""
     counted: int = 0
     """Items already counted as taken."""
     left: int = -1
@@ -130,7 +130,7 @@ NOTHING: Portion = (0, deque(), DeliveredChunk(0, 0, deque(), 0, 0, False, 0))
 
 @dataclass(slots=True)
 class Hand:
-    """What a program takes and acks without the lock. It outlasts the sessions of its client."""
+    """Items that a program takes and acks without the lock. It outlasts the sessions of its client."""
 
     getting: Portion = NOTHING
     """The items for `get`."""
@@ -139,11 +139,11 @@ class Hand:
     acks: list[DeliveredItem] = field(default_factory=list)
     """Acked deliveries, until `ItemReceiver.count` reads them."""
     called: bool = False
-    """Whether they are about to be counted."""
+    """Whether they will be counted soon."""
 
 
 class Unreadable(NamedTuple):
-    """The error raised by reading an item."""
+    """The error of decoding an item."""
 
     error: Exception
 
@@ -153,7 +153,7 @@ LINGER = 0.01
 AHEAD = 0.02
 """The size of the buffer, in seconds of the program's work."""
 PAUSE = 0.05
-"""Seconds without a take after which the items in the buffer are given back, for others."""
+"""Seconds without a take after which the items in the buffer are returned, for other consumers."""
 
 
 @dataclass(slots=True)
@@ -232,7 +232,7 @@ MOST_AHEAD = 2000
 """Items that may be in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
 HEAVIEST = 512 * 1024
-"""Bytes of items after which no further batch is read ahead: memory that was used lately costs less."""
+"""Bytes of items after which no further batch is decoded in advance: recently used memory is in the cache."""
 FEW = 16
 """Takes that need not be reported at once."""
 _make_taken = partial(tuple.__new__, DeliveredItem)
@@ -257,7 +257,7 @@ class ItemReceiver:
     rings: ReadRings = field(default_factory=ReadRings)
     """The shared memory in which items may come."""
     blind: bool = False
-    """Some of it could not be read: the broker must send items."""
+    """Some of it could not be read: the broker must send the items over the socket."""
     due: int = 16
     """Takes after which a report is due."""
     heavy: int = 0
@@ -265,7 +265,7 @@ class ItemReceiver:
     average: int = 0
     """The average bytes of an item in the latest batch."""
     rests: bool = False
-    """The program has settled everything it had: others may wait for that."""
+    """The program has settled everything that it held: others may wait for that."""
     chunk: DeliveredChunk | None = None
     """The items handed out, to be taken without the lock."""
     _buffer: deque[DeliveredBatch] = field(default_factory=deque)
@@ -291,7 +291,7 @@ class ItemReceiver:
         self.due = max(FEW, self.buffered // 2)
 
     def at_hand(self) -> bool:
-        """Whether there are items in the buffer; afterwards, none can be taken without the lock."""
+        """Whether there are items in the buffer; withdraws those that could be taken without the lock."""
         self._collect_if_needed()
         return self._next() is not None
 
@@ -304,7 +304,7 @@ class ItemReceiver:
     def take(self, thread: int, now: float) -> DeliveredItem | None:
         """The next item; None when the buffer is empty.
 
-        Raises what reading the item raises, once: it becomes a dead letter.
+        Raises the error of decoding the item, once: the item becomes a dead letter.
         """
         self._collect_if_needed()
         delivered_batch = self._next()
@@ -324,7 +324,7 @@ class ItemReceiver:
     def hand_out(self, holder: int, thread: int, most: int, *, settles: bool, whole: bool) -> None:
         """Let `thread` take up to `most` of the next items without the lock, for `holder`.
 
-        With `settles`, each item is done when the thread takes its next one, including the one it holds now.
+        With `settles`, each item is acked when the thread takes its next one, including the one it holds now.
         With `whole` it takes each as a `DeliveredItem`.
         """
         self.collect()
@@ -423,7 +423,7 @@ class ItemReceiver:
         return position, items
 
     def let_go(self, position: int) -> None:
-        """Give back the item at `position`, which never reached the caller."""
+        """Return the item at `position`, which never reached the caller."""
         self.count()
         if self.hands.pop(position, None) is not None:
             self._ack_batch.returned.append([position, position])
@@ -437,7 +437,7 @@ class ItemReceiver:
         return isinstance(delivered_batch.items[delivered_batch.at], Unreadable)  # type: ignore[index]
 
     def done(self, position: int, answer: bytes | None = None) -> None:
-        """Mark an item as done; a position that the program no longer holds is ignored.
+        """Ack an item; a position that the program no longer holds is ignored.
 
         Raises `ItemError` for an answer that is too long to send; the program then still holds the item.
         """
@@ -457,7 +457,7 @@ class ItemReceiver:
             extend(self._ack_batch.done, position)
 
     def done_by(self, holder: int | None) -> None:
-        """Mark everything that `holder` took as done; None: everything except what holder 0 took."""
+        """Ack everything that `holder` took; None: everything except what holder 0 took."""
         self._collect_if_needed()
         hands = self.hands
         mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
@@ -470,7 +470,7 @@ class ItemReceiver:
                 extend(self._ack_batch.done, position)
 
     def done_oldest(self, holder: int) -> bool:
-        """Mark as done the oldest item of `holder`, or else of any but holder 0; False if there is none."""
+        """Ack the oldest item of `holder`, or else of any but holder 0; False if there is none."""
         self.count()
         mine = (p for p, h in self.hands.items() if h == holder)
         anyones = (p for p, h in self.hands.items() if h)
@@ -481,13 +481,13 @@ class ItemReceiver:
         return True
 
     def fail(self, position: int) -> None:
-        """Give up an item."""
+        """Nack an item."""
         self.count()
         if self.hands.pop(position, None) is not None:
             extend(self._ack_batch.failed, position)
 
     def give_back(self) -> None:
-        """Give back everything in the buffer."""
+        """Return everything in the buffer."""
         self.collect()
         if self._buffer:
             self._ack_batch.returned.append([self._buffer[0].position, self._last])
@@ -515,7 +515,7 @@ class ItemReceiver:
         return self.taken != self.told_taken or bool(self._ack_batch.done) or self._ack_batch.pressing()
 
     def pressing(self, now: float) -> bool:
-        """True if a report is due now: the broker might lend too little or too much, or others wait."""
+        """True if a report is due now: the broker might lend too few or too many items, or others wait."""
         told, untold = self._told_window, self.taken - self.told_taken
         if self.rests or told - untold < max(self.waiters, told // 2):
             return True
@@ -533,8 +533,8 @@ class ItemReceiver:
         return now - self._pace.since >= PAUSE and self.idle_items()
 
     def due_at(self, told_at: float, *, pauses: bool) -> float:
-        """When something is due, if nothing happens: a report, the last having been complete at `told_at`, or
-        with `pauses` that the window shrinks because the program paused."""
+        """When something is due, if nothing happens: a report, the last complete one having been at
+        `told_at`, or with `pauses`, a smaller window because the program paused."""
         when = inf
         chunk = self.chunk
         if (chunk is not None and chunk.items) or self.news():  # what is taken without the lock is reported
@@ -560,7 +560,7 @@ class ItemReceiver:
             self.collect()
 
     def _next(self) -> DeliveredBatch | None:
-        """The batch with the next item, read; None if the buffer is empty."""
+        """The batch with the next item, decoded; None if the buffer is empty."""
         while self._buffer:
             delivered_batch = self._buffer[0]
             if delivered_batch.items is not None or self._read(delivered_batch):
@@ -570,10 +570,10 @@ class ItemReceiver:
         return None
 
     def _read(self, delivered_batch: DeliveredBatch) -> bool:
-        """Read a batch; False if its body cannot be had: then it goes back to the broker.
+        """Decode a batch; False if its body cannot be read: then it is returned to the broker.
 
-        That is so where this process cannot open the memory; the broker then sends the body. It is also so
-        after this process was suspended for so long that others have had the items.
+        That happens if this process cannot open the memory; the broker then sends the body. It also happens
+        after this process was suspended for so long that others have received the items.
         """
         try:
             delivered_batch.read(self.rings, trusted=self.trusted)

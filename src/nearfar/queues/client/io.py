@@ -1,4 +1,4 @@
-"""A client's sockets: they perform the actions of `ClientProtocol`, and read what comes for it."""
+"""A client's sockets: they perform the actions of `ClientProtocol`, and read the messages for it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ DRAIN = 256
 class ClientSockets:
     """Runs `machine` against the queue at `address`, according to `access`. `hold` guards the machine.
 
-    `on_change` is called without the lock after anything came in, and only by the driver's thread: if it is
-    given, no other thread takes turns.
+    `on_change` is called without the lock after anything arrived, and only by the driver's thread: with it,
+    no other thread takes turns.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class ClientSockets:
         self._inbox: Connection | None = None
         self._lane: Connection | None = None
         self._sources: dict[int, Connection] = {}
-        """The sockets to read, by the descriptors that signal what came."""
+        """The sockets to read, by the descriptors that signal new messages."""
         self._poll = select.poll()
         self._unread: set[Connection] = set()
-        """Those that may have messages to read."""
+        """The sockets that may have messages to read."""
         self._control_used = False
         """Whether a message was sent on the control socket since it was last read."""
         self._look_next = 0.0
@@ -80,7 +80,7 @@ class ClientSockets:
         return self._machine.state is ClientState.CLOSED and not self.watched
 
     def turn(self, driver: QueueDriver) -> None:
-        """Act and read, as long as anything comes."""
+        """Perform actions and read, until nothing more arrives."""
         while True:
             control, lane = self._read_all()
             # After reading: so a connection to an impostor at the address is detected before its messages.
@@ -91,7 +91,7 @@ class ClientSockets:
                 self._act(action)
             if self._control_used and self._control is not None:
                 self._control_used = False
-                if sockets.readable(self._control.socket):  # sending took away the signal that something came
+                if sockets.readable(self._control.socket):  # sending cleared the signal of new messages
                     self._unread.add(self._control)
             if self._machine.state is ClientState.CLOSED or not (self._unread or driver.wanted):
                 return
@@ -108,7 +108,7 @@ class ClientSockets:
     def _decide(
         self, driver: QueueDriver, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str
     ) -> list[Action]:
-        """Pass what came to the machine; returns the actions to perform."""
+        """Pass received messages to the machine; returns the actions to perform."""
         machine, came = self._machine, bool(control or lane or turned_away)
         with self._hold:
             driver.woken = False
@@ -137,7 +137,7 @@ class ClientSockets:
         return next(filter(None, looks), "")
 
     def _read_all(self) -> tuple[list[QueueFrame], list[QueueFrame]]:
-        """The messages that came, on the control socket and on the lane."""
+        """The messages received on the control socket and on the lane."""
         for descriptor, _ in self._poll.poll(0):
             self._unread.add(self._sources[descriptor])
         found: tuple[list[QueueFrame], list[QueueFrame]] = ([], [])
@@ -164,8 +164,8 @@ class ClientSockets:
         self._unread.discard(dialed)
 
     def _act(self, action: Action) -> None:
-        """Perform an action. If it fails for lack of resources, it is repeated: numbered messages are sent
-        again, and a new session replaces one that lacks a socket."""
+        """Perform an action. After a failure for lack of resources, it is repeated: numbered messages are
+        resent, and a new session replaces one that lacks a socket."""
         try:
             if type(action) is SendControl:
                 self._send(action.envelope)

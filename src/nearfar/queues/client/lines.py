@@ -1,7 +1,7 @@
-"""How the messages of one session travel. Pure.
+"""How the messages of one session are transmitted. Pure.
 
-`SocketLine`: over sockets, numbered, kept until they are acked, and sent again if they get lost. `LocalLine`:
-to a broker in this process, by calls.
+`SocketLine`: over sockets; messages are numbered, kept until they are acked, and resent if they get lost.
+`LocalLine`: to a broker in this process, by calls.
 """
 
 from __future__ import annotations
@@ -49,31 +49,31 @@ Action = ConnectControl | ConnectInbox | ConnectLane | SendControl | Close
 
 
 class Line(Protocol):
-    """What a session needs of either."""
+    """The interface of both kinds of line."""
 
     heard: float
-    """When the last message came."""
+    """When the last message arrived."""
     acked: int
-    """The last of our messages that the broker had when it sent its latest message."""
+    """The last of our messages that the broker had received when it sent its latest message."""
     lane: bool
-    """Whether items come over a socket of their own, which must be asked for."""
+    """Whether items are received over a separate socket, which must be requested."""
     outgoing: list[Action]
-    """What is to be sent, and is not yet."""
+    """Actions not performed yet."""
 
     def send(self, message: QueueMessage, now: float) -> int:
         """Send a message, and return its number."""
 
     def tick(self, now: float) -> None:
-        """Send again what may have got lost."""
+        """Resend what may have got lost."""
 
     def beat(self, now: float) -> None:
         """Send an ack or a heartbeat, if one is due."""
 
     def broken(self, now: float) -> bool:
-        """True if the broker is silent for too long, or messages to it no longer arrive."""
+        """True if the broker has been silent for too long, or messages to it no longer arrive."""
 
     def postpone(self, seconds: float, now: float) -> None:
-        """This process was suspended for `seconds`: that does not count as silence of the broker."""
+        """This process was suspended for `seconds`: that time does not count as silence of the broker."""
 
     def deadline(self) -> float:
         """When to call `tick` and `beat` next."""
@@ -97,11 +97,11 @@ class SocketLine:
 
     @property
     def received(self) -> int:
-        """The number of the last message that the broker is known to have."""
+        """The number of the last message that the broker is known to have received."""
         return self._out.received
 
     def hear(self, envelope: QueueFrame, now: float) -> list[QueueMessage]:
-        """The messages that are next in order, once this one has come."""
+        """The messages that are next in order, after this one has arrived."""
         self.heard = now
         number, self.acked, message = envelope
         if self.acked > self._out.received:
@@ -141,12 +141,12 @@ class SocketLine:
         return min(self.heard + self._lease, self._heartbeat.when, self._out.when)
 
     def close(self) -> None:
-        """Nothing is sent: the broker hears no more."""
+        """Does nothing: no message needs to be sent to the broker."""
 
 
 class LocalLine:
-    """A line to a broker in this process: `send` returns when the broker has the message, and what it answers
-    waits in `came`."""
+    """A line to a broker in this process: `send` returns when the broker has the message, and the broker's
+    messages wait in `came`."""
 
     heard = inf
     acked = 0
@@ -164,7 +164,7 @@ class LocalLine:
         return 0
 
     def tick(self, now: float) -> None:
-        """Nothing gets lost."""
+        """Does nothing: no message can get lost."""
 
     beat = tick
 
@@ -172,7 +172,7 @@ class LocalLine:
         return False
 
     def postpone(self, seconds: float, now: float) -> None:
-        """Nothing is waited for."""
+        """Does nothing: there are no timeouts."""
 
     def deadline(self) -> float:
         return inf

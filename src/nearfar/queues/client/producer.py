@@ -5,9 +5,9 @@ An item is kept from `put` until it is settled::
     put -> PutRequest (waits for room) -> Unsent (has a number) -> InFlight (sent) -> settled
     put -> PutBuffer (has its room) ------^
 
-Small items of single puts collect in the `PutBuffer` until the client's loop takes them, so that a put that
-need not wait does not use the protocol's lock. Items in flight are sent again to a broker that returns
-without them. Where broker and client share memory, they are kept there (`shared_ring.OwnRing`).
+Small items of single puts collect in the `PutBuffer` until the client's driver takes them, so that a put that
+need not wait does not use the protocol's lock. Items in flight are resent to a broker that restarted without
+them. If broker and client share memory, the items are there (`shared_ring.OwnRing`).
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ NUMBER = 9
 MOST = 1024
 """Items in the put buffer, at most."""
 MANY = 512
-"""Items after which the loop takes them at once."""
+"""Items after which the driver takes them at once."""
 HEAVY = 256 * 1024
-"""Bytes after which the loop takes them at once."""
+"""Bytes after which the driver takes them at once."""
 ANY = 1 << 62
 """Bytes: no bound."""
 UNITS = 16 * MOST
-"""The room is divided into as many units, so that taking some is one step in C. The unused parts of last
-units are at most a sixteenth of the room."""
+"""The number of units of room, so that taking some is one step in C. The unused parts of last units are at
+most a sixteenth of the room."""
 
 WayIn = tuple[Callable[[Any], object], Iterator[int], Iterator[int], int]
 _LEAST, _GREATEST = -(1 << 63), (1 << 64) - 1
@@ -67,12 +67,12 @@ class Packed(bytes):
 
 
 class PutBuffer:
-    """`append_now` may be called by any thread, and inside itself, by a signal handler or a finalizer;
-    everything else only with the client's lock held.
+    """`append_now` may be called by any thread, and reentered by a signal handler or a finalizer; all other
+    methods require the client's lock.
 
     Items here count as put. In a bounded queue, `open` has reserved room for them, and an item is added by a
     single step in C, which takes a permit and room and appends the item, so that no exception can interrupt
-    it halfway. Without a bound, threads that put at the same time may exceed the limit by one item each.
+    it halfway. Without a bound, concurrent puts may exceed the limit by one item each.
     """
 
     __slots__ = ("_free", "_way_in", "_weight", "called", "items", "limit", "trusted")
@@ -83,7 +83,7 @@ class PutBuffer:
         self.limit = 0
         """How many items may be here."""
         self.called = False
-        """Whether the loop was notified of the items here. A thread that puts one while this is false must
+        """Whether the driver was notified of the items here. A thread that adds one while this is false must
         notify it."""
         self.trusted = False
         self._free = False
@@ -95,7 +95,7 @@ class PutBuffer:
 
     def append_now(self, item: Any) -> int:
         """Add `item`, and return how many items are here now, or `MANY` if they exceed `HEAVY` bytes; 0 if it
-        was not added, and must be put the other way.
+        was not added, and must be put by `ProducerCalls.put`.
 
         Raises what `item_codec.encode` raises. Called for each item, hence without helper functions.
         """
@@ -295,15 +295,15 @@ MOST_ROOM = 1 << 62
 UNSTORED_BYTES = 64 * 1024 * 1024
 """Bytes that may be on their way to the broker at once (a single larger item may be sent alone)."""
 PLACED = 8 * 1024
-"""Bytes of a message's items from which on sharing them costs less than sending them, ..."""
+"""Bytes of a message's items above which sharing them costs less than sending them, ..."""
 PLACED_EACH = 512
-"""... if they have so many on average: of small ones, other things cost more."""
+"""... if they have this many on average: for small items, other costs dominate."""
 CROWDED = 3 * SIZE // 4
-"""Bytes of backlog from which on puts should wait for the consumers, while these take items."""
+"""Bytes of backlog above which puts should wait for the consumers, while these take items."""
 EASED = SIZE // 2
-"""Bytes of backlog down to which they then wait."""
+"""Bytes of backlog down to which such puts wait."""
 MUCH = 256 * 1024
-"""Bytes of such messages after which memory is shared: to make a ring costs as much as to send some."""
+"""Bytes of such messages after which memory is shared: a new ring costs as much as sending some."""
 
 
 class CreditRequest(NamedTuple):
@@ -340,20 +340,20 @@ class ItemSender:
     """The outcomes other than "done", until `ProducerCalls.outcomes` takes them."""
     put_buffer: PutBuffer = field(default_factory=PutBuffer)
     gave_up: bool = False
-    """Whether items were withdrawn for which the broker may have granted room: it must be told."""
+    """Whether items were withdrawn for which the broker may have granted room: it must be notified."""
     barred: bool = True
-    """Whether the put buffer is not to be used: the queue is closed or shut down, or there is no session."""
+    """Whether the put buffer must not be used: the queue is closed or shut down, or there is no session."""
     ring: OwnRing | None = None
     """The memory that is shared with the broker, if any."""
     places: bool = False
     """Whether the broker of this session has opened the ring."""
     overtaken: bool = False
-    """Whether the consumers did not take items while a put waited for that: puts do not wait then, and what
-    they put is sent, until the backlog is `EASED`."""
+    """Whether the consumers took no items while a put waited for that: then puts do not wait, and their items
+    are sent over the socket, until the backlog is `EASED`."""
     large: int = 0
     """Bytes of messages that were sent in this session and could have been shared."""
     _again: deque[Unsent] = field(default_factory=deque)
-    """Items to be sent again, one by one."""
+    """Items to resend, one by one."""
     _fresh: deque[Unsent] = field(default_factory=deque)
     _batches: dict[int, InFlight] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
@@ -377,8 +377,8 @@ class ItemSender:
 
     @property
     def backlog(self) -> int:
-        """Bytes of what the consumers have not settled, or the broker has not received, with shared memory;
-        without it 0."""
+        """Bytes of items that the consumers have not settled, or the broker has not received, with shared
+        memory; 0 without it."""
         return max(self.ring.used, self._unstored_bytes) if self.ring is not None else 0
 
     @property
@@ -388,7 +388,7 @@ class ItemSender:
 
     @property
     def handed_over(self) -> bool:
-        """True if a broker has, or had, everything that was put."""
+        """True if the present broker, or an earlier one, has received everything that was put."""
         return self.idle and not self._unstored
 
     # -- from the program ------------------------------------------------------------------------
@@ -454,23 +454,23 @@ class ItemSender:
     # -- to the broker ---------------------------------------------------------------------------
 
     def need(self) -> CreditRequest | None:
-        """The room to ask for; None if no items wait for it."""
+        """The room to request; None if no items wait for it."""
         items = len(self._again) + self._waiting
         if not (self.bounded and items):
             return None
         size, least = self._waiting_bytes() if self.bounded_bytes else (0, 0)
         if self._room[0] and self._room[1] >= least:
-            return None  # there is room: the items wait until the broker has acked those under way
+            return None  # there is room: the items wait until the broker has acked those in flight
         used = self.used()
         return CreditRequest(used.items + min(items, MOST_ASKED), used.size + size, used.size + least)
 
     @property
     def holds_room(self) -> bool:
-        """Whether there is room here; if the next item needs more, it came after the last request."""
+        """Whether there is room here; if the next item needs more, it was added after the last request."""
         return self._room != (0, 0)
 
     def used(self) -> CreditRequest:
-        """The totals of a client that asks for nothing: the room that it has used."""
+        """The totals of a client that requests nothing: the room that it has used."""
         items, size = self._received[0] - self._room[0], self._received[1] - self._room[1]
         return CreditRequest(items, size, 0)
 
@@ -599,7 +599,7 @@ class ItemSender:
         return item_codec.fitting(joined(body), most, room) if count > 1 and most else (0, 0)
 
     def _waiting_bytes(self) -> tuple[int, int]:
-        """The bytes to ask for, for the waiting items, and those of the next one."""
+        """The bytes to request for the waiting items, and those of the next one."""
         size = items = least = 0
         for count, body in self._all_waiting():
             least = least or (len(body) if count == 1 else item_codec.cut(joined(body), 1))
@@ -653,7 +653,7 @@ class ItemSender:
         return settled
 
     def _forget(self, first: int) -> bytes:
-        """Remove a message that is to be sent again; returns its body."""
+        """Remove a message that will be resent; returns its body."""
         body = self._batches.pop(first).body
         if isinstance(body, Place):
             assert self.ring is not None

@@ -1,10 +1,10 @@
-"""The client's side of the protocol, pure: one session after another, and the state that outlasts them.
+"""The client's side of the protocol, pure: consecutive sessions, and the state that outlasts them.
 
 ::
 
     NEW --connect--> GREETING --WELCOME--> OPEN --BYE, PART--> CLOSED
                         ^                   |
-                        +--silence, STRANGER+   a new session: what the broker lacks is sent again"""
+                        +--silence, STRANGER+   a new session: the missing items are resent"""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ GREET_EVERY = 0.25
 DIAL_EVERY = 5.0
 """Seconds without a WELCOME after which a new connection is opened: the present one may be dead."""
 GOODBYE = 2.0
-"""Seconds that a leaving producer without a session waits for a broker, lest it be taken for lost; and the
-seconds of silence after which a client that has sent BYE leaves without an answer."""
+"""Seconds that a leaving producer without a session waits for a broker, so that it does not count as lost;
+also the seconds of silence after which a client that has sent BYE leaves without an answer."""
 IDLE = 3600.0
 """The deadline, in seconds, of a client with nothing to do."""
 
@@ -59,7 +59,7 @@ class ClientProtocol:
     consumer.
 
     `stem` begins the names of its sessions (`nearfar.net.process.new_session_stem`). `trusts`: whether this
-    client reads and sends pickles, if the broker allows it.
+    client reads and sends pickles, if the broker allows that.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ClientProtocol:
         self.state = ClientState.NEW
         self.refused: str | None = None
         self.barred = ""
-        """Why broker and client do not admit each other."""
+        """Why the broker refused this client, or this client the broker."""
         self.session: BrokerSession | None = None
         """The present session, or the last one while a new one is being opened."""
         self.superseded: list[int] = []
@@ -86,7 +86,7 @@ class ClientProtocol:
         self.sender = ItemSender()
         self.hand = Hand()
         self.receiver = ItemReceiver(hand=self.hand)
-        """The present session's; before the first welcome nothing comes."""
+        """The present session's receiver; before the first WELCOME it is unused."""
         self.asks = PendingRequests()
         self.roles = Roles(tags, helper=helper)
         self.leaving = False
@@ -99,7 +99,7 @@ class ClientProtocol:
         self._actions: list[Action] = []
         self._greeted = self._dialed = 0.0
         self._due = 0.0
-        """When `tick` is due: it is not called each time that something is sent."""
+        """When `tick` is due: it is not called for each message sent."""
         self._standstill = SuspendDetector(0.0)
 
     @property
@@ -126,7 +126,7 @@ class ClientProtocol:
             self._open({**line.facts, "shares": False}, line, now)
 
     def leave(self) -> None:
-        """Say goodbye once all that was put is sent. Until PART comes, the session goes on."""
+        """Send BYE once all items are sent. The session goes on until PART arrives."""
         if self.session is not None:
             self.session.receiver.collect()
         if self.state is ClientState.NEW:
@@ -136,7 +136,7 @@ class ClientProtocol:
             self._due = 0.0
 
     def may_go(self, now: float) -> bool:
-        """True if the client need not wait for a broker any more."""
+        """True if the client need not wait for a broker any longer."""
         if self.state is ClientState.OPEN:
             return now >= self._farewell()
         if self.state is not ClientState.GREETING:
@@ -145,7 +145,7 @@ class ClientProtocol:
         return self.sender.handed_over and not (missed and now < self.greeting_since + GOODBYE)
 
     def _farewell(self) -> float:
-        """When the client leaves although the broker, which has all that was put, does not answer its BYE."""
+        """When the client leaves although the broker, which has all its items, does not answer its BYE."""
         if self.session is None or not self.sender.handed_over:
             return inf
         return max(self._leaving_since, self.session.line.heard) + GOODBYE
@@ -194,7 +194,7 @@ class ClientProtocol:
         return True
 
     def turned_away(self, why: str, now: float) -> None:
-        """Reconnect after a socket of the present session was not admitted; give up if that goes on."""
+        """Reconnect after a socket of the present session was rejected; give up if that is repeated."""
         if self.state is ClientState.OPEN:
             self._begin_session(now)
         elif self.state is ClientState.GREETING:
@@ -213,8 +213,8 @@ class ClientProtocol:
             self._begin_session(now)
 
     def tick(self, now: float) -> None:
-        """Do what is due. After a long time without a tick the process was suspended: that does not count as
-        silence of the broker."""
+        """Do what is due. After a long time without a tick the process was suspended: that time does not
+        count as silence of the broker."""
         session = self.session
         stood = self._standstill.seconds(now, session.lease if session is not None else IDLE)
         if stood and session is not None:

@@ -27,11 +27,11 @@ from nearfar.serialization import item_codec
 from nearfar.serialization.item_codec import Encoded, joined
 
 QUIET = 0.00005
-"""Seconds without a turn after which the putting thread sends what it puts."""
+"""Seconds without a turn after which the calling thread sends its items itself."""
 CATCH_UP = 0.2
 """Seconds that a put waits for consumers that take nothing, if the ring is crowded."""
 GATHER = 0.001
-"""Seconds that items may wait for more, while puts follow one another."""
+"""Seconds that items may wait to be batched while puts follow one another."""
 
 
 class ProducerCalls:
@@ -67,7 +67,7 @@ class ProducerCalls:
             else:
                 while (
                     entry.items and not self._client.session.shut
-                ):  # a share at a time, until there is no room
+                ):  # a part at a time, until there is no room
                     if not self._client.ask_now(QueueMessageType.NEED, until=lambda: not entry.items):
                         break
         finally:
@@ -77,10 +77,10 @@ class ProducerCalls:
                 self._client.hold.notify()
 
     def schedule_flush(self, lying: int) -> None:
-        """See that the items in the put buffer are sent: `lying` of them, the latest just added.
+        """Make sure that the items in the put buffer are sent: `lying` of them, the latest just added.
 
-        They are sent at once if there was no turn lately, or if a caller has slept since, because another may
-        then wait for them; otherwise when there are many, or after `GATHER` seconds.
+        They are sent at once if there was no turn lately, or if a caller has slept since, since another may
+        wait for them; otherwise when there are many, or after `GATHER` seconds.
         """
         soon(partial(self._schedule_flush, lying))
 
@@ -96,8 +96,8 @@ class ProducerCalls:
                 driver.wake_within(GATHER, now)
 
     def _let_consumers_catch_up(self) -> None:
-        """Wait while the ring is crowded and consumers take items: what does not fit into the ring costs them
-        more. All that was put is on its way."""
+        """Wait while the ring is crowded and consumers take items: items that do not fit into the ring cost
+        the consumers more. All items put before are being sent."""
         client, sender = self._client, self._client.machine.sender
         with suppress(QueueLost, NotAdmitted, ValueError), client.hold:  # the next call raises these
             while sender.backlog > EASED and not (sender.overtaken or client.need_driver().turning):
@@ -107,7 +107,7 @@ class ProducerCalls:
 
     @property
     def put_buffer(self) -> PutBuffer:
-        """Takes small items without the lock; call `schedule_flush` afterwards."""
+        """The buffer for small items, used without the lock; call `schedule_flush` afterwards."""
         return self._client.machine.sender.put_buffer
 
     @safe
@@ -121,7 +121,7 @@ class ProducerCalls:
 
     @safe
     def attend(self) -> None:
-        """Count as a producer from now on, whether anything is put or not. Raises `QueueLost`."""
+        """Register as a producer, whether or not anything is put. Raises `QueueLost`."""
         with self._client.hold:
             self._client.open(produces=True)
             self._client.need_driver().wake()
@@ -138,8 +138,8 @@ class ProducerCalls:
 
         Raises `TimeoutError` after `timeout` seconds, and `QueueLost`.
 
-        A question arrives after everything sent before it, so its answer confirms all of that. A host that
-        was restarted meanwhile is sent again what it lacks, and asked again.
+        A request arrives after everything sent before it, so its answer confirms all of that. A host that was
+        restarted meanwhile is sent the missing items again, and the request, too.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._client.hold:
@@ -159,8 +159,8 @@ class ProducerCalls:
     def join_items(self) -> None:
         """Wait until every item of the queue is done. Raises `QueueLost`.
 
-        A restarted host has no record of items until their producers have sent them again. So this asks only
-        after everything put here is done, and asks again if another host has taken over by then.
+        A restarted host has no record of items until their producers have resent them. So this sends the
+        request only after everything put here is done, and again if another host has taken over by then.
         """
         with self._client.hold:
             machine, epoch = self._client.open(), None
@@ -170,7 +170,7 @@ class ProducerCalls:
                 self._client.ask_now(QueueMessageType.ASK, "join")
 
     def _submit(self, encoded: deque[Encoded | Batch], to: str | None, *, waits: bool = True) -> PutRequest:
-        """Put items of a call that does not wait before those of calls that wait: they may be smaller and
+        """Queue items of a call that does not wait before those of calls that wait: they may be smaller, and
         fit."""
         machine = self._client.open(produces=True)
         if self._client.session.shut:
@@ -203,7 +203,7 @@ class ProducerCalls:
     def outcomes(self) -> list[Settled]:
         """The outcomes other than "done" since the last call (dead, undeliverable, answered).
 
-        Raises `QueueLost` when there are none and the host has been away for too long.
+        Raises `QueueLost` if there are none and the host has been absent for too long.
         """
         with self._client.hold:
             outcomes = list(self._client.machine.sender.outcomes)

@@ -1,4 +1,4 @@
-"""One session of a client with its broker: from WELCOME until either falls silent or closes it. Pure."""
+"""One session of a client with its broker: from WELCOME until one of them is silent or closes it. Pure."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType, 
 from nearfar.serialization.shared_ring import OwnRing, Reference
 
 TOLD = frozenset({"underway bytes", "underway parts"})
-"""Not questions, but figures that the broker adds up; see `ClientConnection.mention`."""
+"""Figures that the broker sums up, in place of requests; see `ClientConnection.mention`."""
 OF_SESSION = frozenset({"lane", "fence", "ring", "inline"})
-"""Questions that a new session does not ask again."""
+"""Requests that a new session does not repeat."""
 UNATTENDED = OF_SESSION | {"late"} | TOLD
 Ask = tuple[int, QueueMessageType, str, Any]
 
 
 class PendingRequests:
-    """Numbers the questions and keeps the answers until they are taken."""
+    """Numbers the requests, and keeps the answers until they are taken."""
 
     def __init__(self) -> None:
         self._last = 0
         self._open: dict[int, Ask] = {}
         self._unsent: list[int] = []
         self.any_unsent = False
-        """True if there may be unsent questions."""
+        """True if there may be unsent requests."""
         self._answers: dict[int, Any] = {}
 
     def add(self, kind: QueueMessageType, what: str = "", argument: Any = None) -> int:
-        """Add a question: as an ASK, or with a NEED or REPORT that prefers a "no" to waiting."""
+        """Add a request: as an ASK, or with a NEED or REPORT that is refused rather than waits."""
         self._last += 1
         self._open[self._last] = (self._last, kind, what, argument)
         self._unsent.append(self._last)
@@ -41,7 +41,7 @@ class PendingRequests:
         return self._last
 
     def unsent(self, *, lane: bool) -> Iterator[Ask]:
-        """The questions to send now; a REPORT can only be sent once there is a lane."""
+        """The requests to send now; a REPORT can only be sent once there is a lane."""
         later = []
         for number in self._unsent:
             ask = self._open.get(number)
@@ -55,13 +55,14 @@ class PendingRequests:
         self.any_unsent = bool(later)
 
     def again(self) -> None:
-        """Mark all questions as unsent, for a new session."""
+        """Mark all requests as unsent, for a new session."""
         self._open = {number: ask for number, ask in self._open.items() if ask[2] not in OF_SESSION}
         self._unsent = list(self._open)
         self.any_unsent = bool(self._unsent)
 
     def answer(self, number: int, value: Any) -> None:
-        """Store an answer, unless the client itself asked (for a lane, say): no caller takes that one."""
+        """Store an answer, unless the request is the client's own (for a lane, say): no caller takes that
+        one."""
         ask = self._open.pop(number, None)
         if ask is not None and ask[2] not in UNATTENDED:
             self._answers[number] = value
@@ -73,7 +74,7 @@ class PendingRequests:
         return number in self._answers
 
     def take(self, number: int) -> Any:
-        """Remove and return the answer; None for a question that was not answered."""
+        """Remove and return the answer; None for a request that was not answered."""
         self._open.pop(number, None)
         return self._answers.pop(number, None)
 
@@ -92,11 +93,11 @@ class Roles:
     produces: bool = False
     consumes: bool = False
     helper: bool = False
-    """It puts for another producer, which vouches for it, and is not counted."""
+    """It puts for another, counted producer, and is not counted itself."""
 
 
 class BrokerSession:
-    """`facts` come from WELCOME; `sender`, `asks` and `roles` outlast the session. Its messages travel on
+    """`facts` come from WELCOME; `sender`, `asks` and `roles` outlast the session. Its messages are sent over
     `line`."""
 
     def __init__(
@@ -134,7 +135,7 @@ class BrokerSession:
         self._failed_since_report = False
         self._said_bye = False
         self._told_at = now
-        """When everything had last been reported to the broker."""
+        """The time of the last complete report to the broker."""
         sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
         if self.shut:
             sender.bar()
@@ -144,7 +145,7 @@ class BrokerSession:
     # -- events ----------------------------------------------------------------------------------
 
     def hear(self, envelope: QueueFrame, now: float) -> None:
-        """Process a message of the broker that came over sockets."""
+        """Process a message that arrived from the broker over sockets."""
         line = self.line
         assert isinstance(line, SocketLine)
         received = line.received
@@ -159,13 +160,13 @@ class BrokerSession:
         _HANDLERS[message.kind](self, message)
 
     def tick(self, now: float) -> None:
-        """Send again what may have got lost, and give back items that are not taken."""
+        """Resend what may have got lost, and return items that are not taken."""
         self.line.tick(now)
         if self.receiver.buffered > self.receiver.waiters and self.receiver.paused(now):
             self._close_window()
 
     def fail(self, position: int) -> None:
-        """The program gives up an item. It may be redelivered, so an announced end no longer holds."""
+        """Nack an item. It may be redelivered, so an announced end of the queue no longer holds."""
         self.receiver.fail(position)
         self._failed_since_report = True
         self.over = False
@@ -175,8 +176,8 @@ class BrokerSession:
         return self.shut_immediately or (self.over and (self.shut or counted))
 
     def takes_press(self) -> bool:
-        """True if takes must be reported now: they are many, or they free a good part of the room that puts
-        may wait for."""
+        """True if takes must be reported now: they are many, or they free much of the room that puts may wait
+        for."""
         receiver = self.receiver
         untold = receiver.taken - receiver.told_taken
         if untold and self._sender.bounded:
@@ -186,7 +187,7 @@ class BrokerSession:
         return untold >= receiver.due or receiver.heavy >= HEAVY
 
     def flush(self, now: float, *, leaving: bool) -> list[Action]:
-        """All actions to perform: items first, so that questions come after them."""
+        """All actions to perform: items first, so that requests arrive after them."""
         receiver, hand = self.receiver, self.receiver.hand
         hand.called = False
         if hand.acks or receiver.chunk is not None:
@@ -254,7 +255,7 @@ class BrokerSession:
             self._told_need = need
 
     def _share_memory(self) -> None:
-        """Share the bodies of what is put, once the broker has opened the memory."""
+        """Share the bodies of put items, once the broker has opened the memory."""
         try:
             self._sender.ring = self._sender.ring or OwnRing()
         except (OSError, MemoryError):
@@ -265,7 +266,7 @@ class BrokerSession:
             )
 
     def _tell_need(self, need: CreditRequest | None, ask: int, now: float) -> None:
-        """Ask for room, or tell that none is needed. Room that is too small for the next item goes back to
+        """Request room, or report that none is needed. Room that is too small for the next item goes back to
         the broker: together with that of others it may suffice for another producer."""
         self._sender.gave_up = False
         if need is None:
@@ -302,7 +303,7 @@ class BrokerSession:
                 self.line.send(report, now)
 
     def _sync(self, now: float) -> None:
-        """Answer SYNC: everything before is reported by now, and unused room and items are given back."""
+        """Answer SYNC: everything before is reported by now, and unused room and items are returned."""
         rounds, self._rounds = self._rounds, []
         for number, recall in rounds:
             if recall and self.receiver.idle_items():
@@ -316,9 +317,9 @@ class BrokerSession:
             self._ask(now)
 
     def _close_window(self) -> None:
-        """Give back unused items, in order: once the broker lends no more, and all it lent is here.
+        """Return unused items, in order: once the broker lends no more, and all lent items have arrived.
 
-        The answer to the fence arrives after everything the broker had lent before it saw the closed window.
+        The answer to the fence arrives after everything that the broker lent before it saw the closed window.
         """
         if not self._fence:
             self.receiver.closed = True
@@ -386,7 +387,7 @@ class BrokerSession:
 
 
 def _ignore(session: BrokerSession, message: QueueMessage) -> None:
-    """Ignore a kind that only a client sends."""
+    """Ignore a message type that only a client sends."""
 
 
 _HANDLERS: dict[QueueMessageType, Callable[[BrokerSession, QueueMessage], None]] = dict.fromkeys(

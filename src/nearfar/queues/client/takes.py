@@ -18,7 +18,7 @@ from nearfar.queues.messages import QueueMessageType
 Runs = list[tuple[int, int, int]]
 """Items that the program holds: (session, first, last) each."""
 DELIVERY = 0
-"""The holder of items taken by `receive`: no thread's next `get` settles them."""
+"""The holder of items taken by `receive`: a later `get` of the same thread does not ack them."""
 
 
 def run_of(one: DeliveredItem) -> tuple[int, int, int]:
@@ -27,12 +27,12 @@ def run_of(one: DeliveredItem) -> tuple[int, int, int]:
 
 
 class ConsumerCalls:
-    """Takes and acks. The caller names items by their position in a session (`DeliveredItem`)."""
+    """Takes and acks. The caller identifies items by their position in a session (`DeliveredItem`)."""
 
     def __init__(self, client: ClientConnection) -> None:
         self._client = client
         self.hand = client.machine.hand
-        """The items that can be taken, and the acks that can be given, without the lock."""
+        """The items that can be taken, and the acks, without the lock."""
         self._taker = 0
         """The thread that last took a single item."""
 
@@ -44,8 +44,8 @@ class ConsumerCalls:
     ) -> list[DeliveredItem]:
         """At least one item and up to `most`, for `holder` (a thread, or any other number).
 
-        Raises `Empty`, `ShutDown` after a shutdown, and what reading the item raises. With `to_the_end`
-        also at the counted end: `ShutDown`, or `ProducerLost` if a producer was lost.
+        Raises `Empty`, `ShutDown` after a shutdown, and the error of decoding the item. With `to_the_end`
+        also at the end of the queue: `ShutDown`, or `ProducerLost` if a producer was lost.
         """
         return self.take_now(most, holder, block=block, timeout=timeout, to_the_end=to_the_end)
 
@@ -60,11 +60,11 @@ class ConsumerCalls:
         hand_out: bool = False,
         settles: bool = False,
     ) -> list[DeliveredItem]:
-        """As `take`, in a step that is done safely.
+        """As `take`, with signals deferred.
 
-        With `settles`, everything that `holder` took before is done. With `hand_out` this thread may take the
-        next items without the lock (see `ItemReceiver.hand_out`), if it also took the last one. Not in a
-        deferred call, which may still give items back afterwards.
+        With `settles`, everything that `holder` took before is acked. With `hand_out` this thread may take
+        the next items without the lock (see `ItemReceiver.hand_out`), if it also took the last one. Not in a
+        deferred call, which may still return items afterwards.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         taken: list[DeliveredItem] = []
@@ -96,7 +96,8 @@ class ConsumerCalls:
         to_the_end: bool = False,
         settles: bool = False,
     ) -> tuple[list[Any], Runs]:
-        """As `take_now`, but returns the plain items, and the runs for `let_go` if they are not wanted."""
+        """As `take_now`, but returns the plain items, and the runs for `let_go` if these are not
+        delivered."""
         deadline = None if timeout is None else time.monotonic() + timeout
         items: list[Any] = []
         runs: Runs = []
@@ -128,7 +129,7 @@ class ConsumerCalls:
     def take_batch(
         self, most: int, least: int, holder: int, *, timeout: float | None, settles: bool = False
     ) -> list[DeliveredItem]:
-        """As `take_now` to the end, but once there is an item, waits for `least` of them.
+        """As `take_now` with `to_the_end`, but once there is an item, waits for `least` of them.
 
         Returns fewer after `timeout` seconds, at the end, or before an item that cannot be read.
         """
@@ -164,7 +165,7 @@ class ConsumerCalls:
 
     @safe
     def let_go(self, runs: Runs) -> None:
-        """Give back runs of taken items (session, first, last) that never reached the caller."""
+        """Return runs of taken items (session, first, last) that never reached the caller."""
         with self._client.hold:
             for session, first, last in runs:
                 if session == self._client.machine.sessions:
@@ -173,7 +174,7 @@ class ConsumerCalls:
 
     @safe
     def let_go_taken(self, chunk: DeliveredChunk, lying: int) -> None:
-        """Give back the item that an interrupted thread took from `chunk` when it had `lying` items."""
+        """Return the item that an interrupted thread took from `chunk` when it had `lying` items."""
         with self._client.hold:
             if chunk.session == self._client.machine.sessions:
                 receiver = self._client.machine.receiver
@@ -217,10 +218,10 @@ class ConsumerCalls:
         raise ShutDown
 
     def _tell_of_takes(self, machine: ClientProtocol) -> bool:
-        """Whether to report takes to the broker now: then call `help` of the loop.
+        """Whether to report takes to the broker now: then call `help` of the driver.
 
-        Takes may be collected for a moment, but not until the buffer is empty, nor if they free a good part
-        of the room that puts may wait for.
+        Takes may be collected for a moment, but not until the buffer is empty, nor if they free much of the
+        room that puts may wait for.
         """
         session, driver = machine.session, self._client.driver
         assert session is not None
@@ -249,7 +250,7 @@ class ConsumerCalls:
         return max(1, most - untold)
 
     def tell_of_acks(self) -> None:
-        """Have the acks in `hand` reported to the broker. Never waits, and never raises."""
+        """Report the acks in `hand` to the broker. Never waits, and never raises."""
         soon(self._count_acks)
 
     def _count_acks(self) -> None:
@@ -269,7 +270,7 @@ class ConsumerCalls:
 
     @safe
     def done(self, session: int, position: int, answer: bytes | None = None) -> None:
-        """Mark an item as done. One of an earlier session is ignored: it goes to another consumer."""
+        """Ack an item. One of an earlier session is ignored: it goes to another consumer."""
         with self._client.hold:
             if session == self._client.machine.sessions:
                 self._client.machine.receiver.done(position, answer)
@@ -277,7 +278,7 @@ class ConsumerCalls:
 
     @safe
     def failed(self, session: int, position: int) -> None:
-        """Give up an item, for another attempt."""
+        """Nack an item, for another attempt."""
         with self._client.hold:
             if session == self._client.machine.sessions:
                 self._client.session.fail(position)
@@ -285,7 +286,7 @@ class ConsumerCalls:
 
     @safe
     def done_by(self, holder: int | None = None) -> None:
-        """Mark everything that `holder` took as done (None: everything that was taken, except deliveries)."""
+        """Ack everything that `holder` took (None: everything that was taken, except deliveries)."""
         with self._client.hold:
             self._done_by(holder)
 
@@ -298,7 +299,7 @@ class ConsumerCalls:
 
     @safe
     def done_oldest(self, holder: int) -> bool:
-        """Mark as done the oldest item of `holder`, or else of any thread; False if there is none."""
+        """Ack the oldest item of `holder`, or else of any thread; False if there is none."""
         with self._client.hold:
             if holder in self._client.machine.superseded:  # its item goes to another consumer
                 self._client.machine.superseded.remove(holder)
@@ -310,7 +311,7 @@ class ConsumerCalls:
             return found
 
     def _tell_of_done(self) -> None:
-        """Have the acks reported: at once if others may wait for them, else in a moment, with more."""
+        """Report the acks: at once if others may wait for them, else in a moment, with more."""
         if self._client.driver is not None:
             if self._client.session.receiver.rests:
                 self._client.driver.wake()
@@ -326,7 +327,7 @@ class FarDelivery(Delivery):
         _, self.item, self.attempt, _ = taken
 
     def let_go(self) -> None:
-        """Give back the item: it never reached the caller."""
+        """Return the item: it never reached the caller."""
         self._takes.let_go([run_of(self._taken)])
 
     def ack(self) -> None:
