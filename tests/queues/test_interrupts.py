@@ -191,6 +191,9 @@ def test_a_flush_interrupted_at_any_bytecode(act: Callable[[], object], stride: 
     assert struck
 
 
+# CPython counts a new thread as its creator until it runs: an exception may end a deputy at its start.
+# Another is started then.
+@pytest.mark.filterwarnings("ignore:Exception ignored in thread:pytest.PytestUnraisableExceptionWarning")
 def test_an_exception_that_another_thread_raises() -> None:
     """Into a loop of gets and a loop of puts of one thread."""
     ready, over = threading.Event(), threading.Event()
@@ -202,7 +205,7 @@ def test_an_exception_that_another_thread_raises() -> None:
     struck = 0
 
     def work() -> None:
-        nonlocal struck
+        nonlocal found, struck
         victims.append(threading.get_ident())
         ready.set()
         for _ in range(1500):
@@ -211,7 +214,7 @@ def test_an_exception_that_another_thread_raises() -> None:
                 number = next(numbers)
                 queue.put(number)
                 put.append(number)
-                found[len(found) :] = (other.get(timeout=20),)
+                found += [other.get(timeout=20)]  # no call between, at whose end an exception may be raised
                 armed.clear()
             except injector.Struck:
                 struck += 1
