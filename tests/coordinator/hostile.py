@@ -6,7 +6,7 @@ import contextlib
 from random import Random
 from typing import Any
 
-from nearfar.coordinator.columns import AGENT, CLIENT, Row
+from nearfar.coordinator.large_parts import AGENT, CLIENT, Row
 from nearfar.coordinator.messages import FORMS, VERSION, PoolFrame, PoolMessage, PoolMessageType, pack, unpack
 from nearfar.errors import ProtocolError
 

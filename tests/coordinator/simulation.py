@@ -16,7 +16,7 @@ from typing import Any
 
 from nearfar.coordinator import messages
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
-from nearfar.coordinator.columns import Row
+from nearfar.coordinator.large_parts import Row
 from nearfar.coordinator.messages import PoolFrame
 from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.scheduler import Scheduler

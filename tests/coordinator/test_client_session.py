@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nearfar.coordinator.client_session import ClientSession, Connect
-from nearfar.coordinator.columns import CLIENT
+from nearfar.coordinator.large_parts import CLIENT
 
 pytestmark = pytest.mark.pure
 

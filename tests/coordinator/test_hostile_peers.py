@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.coordinator import agents, messages, remote_client, remote_clients
-from nearfar.coordinator.columns import AGENT, CLIENT
+from nearfar.coordinator.large_parts import AGENT, CLIENT
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import WorkerLost
 from nearfar.net.frames import WrongHello

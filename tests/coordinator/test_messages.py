@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.coordinator import columns as parts
+from nearfar.coordinator import large_parts as parts
 from nearfar.coordinator import messages as wire
-from nearfar.coordinator.columns import AGENT, CLIENT
+from nearfar.coordinator.large_parts import AGENT, CLIENT
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import ProtocolError
 from nearfar.net.frames import LONGEST_CONTROL

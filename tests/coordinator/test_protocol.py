@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.coordinator.columns import AGENT, CLIENT, LARGE
+from nearfar.coordinator.large_parts import AGENT, CLIENT, LARGE
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_clients import RELEASE_EVERY
 from nearfar.coordinator.task import TaskOutcome

@@ -10,7 +10,7 @@ from typing import Any
 from nearfar.coordinator import messages
 from nearfar.coordinator import task as failures
 from nearfar.coordinator.client_session import Connect, SendMessage
-from nearfar.coordinator.columns import CLIENT, Row
+from nearfar.coordinator.large_parts import CLIENT, Row
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.scheduler import Scheduler

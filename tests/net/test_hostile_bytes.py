@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.coordinator import columns
+from nearfar.coordinator import large_parts
 from nearfar.coordinator import messages as pool_wire
 from nearfar.coordinator.messages import PoolMessage, PoolMessageType
 from nearfar.errors import ItemError, ProtocolError, Untrusted
@@ -89,7 +89,7 @@ def test_a_long_message_of_empty_lists_is_refused_at_the_first_of_them() -> None
 
 
 def test_long_rows_are_decoded_like_short_ones() -> None:
-    row = (7, 0, b"m:f", b"x" * columns.LARGE, (b"y" * 100,) * 30_000, None, 3)
+    row = (7, 0, b"m:f", b"x" * large_parts.LARGE, (b"y" * 100,) * 30_000, None, 3)
     for rows in ([row], [row, (8, 1, b"", b"", (), 1.5, 0)]):
         frames = pool_wire.pack(1, 0, PoolMessage(PoolMessageType.SUBMIT, (False,), rows))
         assert len(frames[0]) > 2 * MIB

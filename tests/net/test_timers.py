@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.coordinator.columns import AGENT
+from nearfar.coordinator.large_parts import AGENT
 from nearfar.coordinator.sessions import PeerSession, ReliableChannel
 from nearfar.net.timers import FEW, Timers
 

@@ -10,7 +10,7 @@ import pytest
 from nearfar.coordinator import messages
 from nearfar.coordinator import task as failures
 from nearfar.coordinator.client_session import GREET_EVERY, Connect, SendMessage, SessionStage
-from nearfar.coordinator.columns import CLIENT, Row
+from nearfar.coordinator.large_parts import CLIENT, Row
 from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode, Task, TaskOutcome, TaskState, Unread

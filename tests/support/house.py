@@ -52,7 +52,7 @@ PURE = (
     "queues.client.consumer",
     "coordinator.agents",
     "coordinator.client_session",
-    "coordinator.columns",
+    "coordinator.large_parts",
     "coordinator.messages",
     "coordinator.placement",
     "coordinator.protocol",

@@ -9,7 +9,7 @@ from typing import Any
 import zmq
 
 from nearfar.coordinator import messages
-from nearfar.coordinator.columns import CLIENT, Row
+from nearfar.coordinator.large_parts import CLIENT, Row
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode

@@ -14,7 +14,7 @@ from nearfar.coordinator.client_session import (
     SendMessage,
     SessionStage,
 )
-from nearfar.coordinator.columns import AGENT, Row
+from nearfar.coordinator.large_parts import AGENT, Row
 from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nearfar.coordinator.columns import MOST_ROWS, Row
+from nearfar.coordinator.large_parts import MOST_ROWS, Row
 from nearfar.coordinator.messages import PoolMessageType
 from nearfar.coordinator.remote_client import RemoteTask
 from nearfar.coordinator.remote_clients import RemoteClients

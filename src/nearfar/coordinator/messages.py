@@ -2,7 +2,7 @@
 
 A message is one msgpack array, ``[kind, number, ack, *fields]``. The classes below declare the fields of each
 kind (`nearfar.net.frames`). Some messages have rows before their other fields, and further frames for large
-parts of these rows (`nearfar.coordinator.columns`).
+parts of these rows (`nearfar.coordinator.large_parts`).
 Both directions are reliable (`nearfar.net.reliable`): `number` counts the messages of a session, `ack` is the
 last one that arrived. The number 0 is for the messages that open, keep and end a session, and for requests of
 the status.
@@ -39,8 +39,8 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NotRe
 
 from msgspec import Meta
 
-from nearfar.coordinator import columns
-from nearfar.coordinator.columns import MOST_BUFFERS, MOST_PARTS, MOST_ROWS, Row
+from nearfar.coordinator import large_parts
+from nearfar.coordinator.large_parts import MOST_BUFFERS, MOST_PARTS, MOST_ROWS, Row
 from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
 from nearfar.errors import ProtocolError
 from nearfar.net import frames
@@ -291,10 +291,10 @@ def pack(number: int, ack: int, message: PoolMessage) -> list[Any]:
     kind, fields, rows = message
     if rows is None:
         return [frames.pack((kind, number, ack, *fields))]
-    places: list[columns.Place] = []
+    places: list[large_parts.Place] = []
     large: list[Any] = []
     if kind in BLOBS:
-        rows, places, large = columns.take_out(rows, BLOBS[kind])
+        rows, places, large = large_parts.take_out(rows, BLOBS[kind])
     return [frames.pack((kind, number, ack, places, rows, *fields)), *large]
 
 
@@ -307,7 +307,7 @@ def unpack(parts: Sequence[Any]) -> PoolFrame:
     if kind in FORMS:
         number, ack, places, rows = words[:4]
         if places or len(parts) > 1:
-            columns.put_back(rows, FORMS[kind].blob, places, parts[1:])
+            large_parts.put_back(rows, FORMS[kind].blob, places, parts[1:])
         return PoolFrame(number, ack, PoolMessage(kind, words[4:], rows))
     if len(parts) > 1:
         raise ProtocolError(f"{kind.name} with {len(parts)} frames")

@@ -17,7 +17,7 @@ from itertools import islice
 
 from nearfar.coordinator import messages
 from nearfar.coordinator.agents import Agents
-from nearfar.coordinator.columns import AGENT, CLIENT, MOST_ROWS, Row
+from nearfar.coordinator.large_parts import AGENT, CLIENT, MOST_ROWS, Row
 from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_client import PayloadBytes
 from nearfar.coordinator.remote_clients import RemoteClients

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.columns import Row, size_of
+from nearfar.coordinator.large_parts import Row, size_of
 from nearfar.coordinator.messages import PoolMessageType
 from nearfar.coordinator.sessions import PeerSession
 from nearfar.coordinator.state import Client

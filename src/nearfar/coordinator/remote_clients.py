@@ -15,9 +15,9 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from math import inf
 
-from nearfar.coordinator import columns, messages
+from nearfar.coordinator import large_parts, messages
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.columns import LARGE, Row, shares
+from nearfar.coordinator.large_parts import LARGE, Row, shares
 from nearfar.coordinator.messages import PoolMessageType
 from nearfar.coordinator.remote_client import Lists, PayloadBytes, RemoteClient, RemoteTask, too_large, weight
 from nearfar.coordinator.scheduler import Scheduler
@@ -163,7 +163,7 @@ class RemoteClients:
         remote_client, arguments = self.all.get(session.uid), self.accounts.arguments
         if remote_client is None:
             return True
-        if arguments.fits(remote_client.name, EACH * len(rows) + columns.weight(rows, BLOB)):
+        if arguments.fits(remote_client.name, EACH * len(rows) + large_parts.weight(rows, BLOB)):
             if arguments.wanted:
                 arguments.want(remote_client.name, 0)
             return True

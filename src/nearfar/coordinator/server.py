@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import zmq
 
 from nearfar.coordinator import messages
-from nearfar.coordinator.columns import Row
+from nearfar.coordinator.large_parts import Row
 from nearfar.coordinator.messages import PoolFrame, PoolMessageType
 from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.remote_client import LEAST

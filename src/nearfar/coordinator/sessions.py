@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from nearfar.coordinator import columns
-from nearfar.coordinator.columns import Row
+from nearfar.coordinator import large_parts
+from nearfar.coordinator.large_parts import Row
 from nearfar.coordinator.messages import BLOBS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
 from nearfar.net.resources import Budget
@@ -69,7 +69,7 @@ class ReliableChannel:
             return ()
         rows, size = message.rows, 0
         if rows and (blob := BLOBS.get(message.kind)) is not None:
-            size = columns.weight(rows, blob)
+            size = large_parts.weight(rows, blob)
         self.heartbeat.heard(now, SOON * size)
         return self._in.accept(number, message)
 
@@ -105,7 +105,7 @@ class ReliableChannel:
 def weight(message: PoolMessage) -> int:
     """Bytes of its rows."""
     blob = BLOBS.get(message.kind)
-    return columns.weight(message.rows, blob) if message.rows and blob is not None else 0
+    return large_parts.weight(message.rows, blob) if message.rows and blob is not None else 0
 
 
 class PeerSession:
@@ -236,6 +236,6 @@ class SessionTable:
             number = talk.send(now, message)
             if kind is PoolMessageType.OUTCOMES:
                 session.told.append((number, rows or ()))
-            if rows and (blob := BLOBS.get(kind)) is not None and (size := columns.weight(rows, blob)):
+            if rows and (blob := BLOBS.get(kind)) is not None and (size := large_parts.weight(rows, blob)):
                 flying.append((number, size))
                 session.flying_bytes += size

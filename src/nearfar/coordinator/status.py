@@ -7,8 +7,8 @@ import select
 import time
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.columns import Row
 from nearfar.coordinator.connection import CoordinatorConnection
+from nearfar.coordinator.large_parts import Row
 from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.scheduler import Scheduler
 from nearfar.coordinator.state import Worker

@@ -32,7 +32,7 @@ from nearfar.coordinator.client_session import (
     SendMessage,
     SessionStage,
 )
-from nearfar.coordinator.columns import CLIENT, Row, shares
+from nearfar.coordinator.large_parts import CLIENT, Row, shares
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_client import too_large
 from nearfar.coordinator.sessions import ReliableChannel

@@ -56,8 +56,6 @@ MOST_ITEMS = 4096
 """Items of one batch: the broker may have to cut it between any two."""
 LARGEST_BATCH = 1 << 20
 """Bytes of a batch. A larger item is sent alone, up to `LARGEST_ITEM`, and is never cut."""
-LONGEST_MACHINE = 256
-"""Characters of the id of a machine."""
 LONGEST_ANSWER = 512 * 1024
 """Bytes of a consumer's answer to one item, at most."""
 ANSWERS_TOGETHER = 128 * 1024

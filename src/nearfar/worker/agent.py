@@ -13,8 +13,8 @@ from math import inf
 from typing import Any
 
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
-from nearfar.coordinator.columns import Row
 from nearfar.coordinator.connection import CoordinatorConnection
+from nearfar.coordinator.large_parts import Row
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address

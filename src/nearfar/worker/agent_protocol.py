@@ -28,7 +28,7 @@ from nearfar.coordinator.client_session import (
     SendMessage,
     SessionStage,
 )
-from nearfar.coordinator.columns import AGENT, Row, shares, size_of, weight
+from nearfar.coordinator.large_parts import AGENT, Row, shares, size_of, weight
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode, TaskStatus
