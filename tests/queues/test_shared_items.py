@@ -35,9 +35,9 @@ from nearfar.serialization.shared_ring import (
     ReadRings,
     whole,
 )
-from tests.net.test_shared_ring import shared_files
 from tests.queues.contract import LIMIT, told
 from tests.queues.test_kills import host, mortal
+from tests.serialization.test_shared_ring import shared_files
 from tests.support.keys import keys
 from tests.support.waiting import eventually
 
