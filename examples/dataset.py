@@ -1,4 +1,4 @@
-"""Download a data set from a list of files with their digests, and check it; near in one command.
+"""Download a data set whose digests are published, and check each file.
 
 The list is what many data sets publish: lines of digest and name, as `sha256sum` writes them.
 
