@@ -53,7 +53,7 @@ def usage() -> str:
     """The help text: a line for each program."""
     lines = [f"  {name:<12} {does}" for name, does in PROGRAMS.items()]
     return "\n".join(
-        ["usage: nearfar PROGRAM [OPTION...]", "", *lines, "", "nearfar PROGRAM --help says more."]
+        ["usage: nearfar PROGRAM [OPTION...]", "", *lines, "", "nearfar help PROGRAM says more."]
     )
 
 
@@ -71,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(name: str, rest: Sequence[str]) -> int:
-    if name in ("-h", "--help"):
+    if name == "help" and rest and rest[0] not in ("-h", "--help"):
+        name, *words = rest
+        rest = [*words, "--help"]
+    if name in ("-h", "--help", "help"):
         exits.tell(usage())
         return Exit.OK
     if name in ("-V", "--version"):
@@ -81,7 +84,10 @@ def _main(name: str, rest: Sequence[str]) -> int:
         print(usage(), file=sys.stderr)
         return Exit.USAGE
     if name not in PROGRAMS:
-        print(f"nearfar: there is no program {name!r} (there are: {', '.join(PROGRAMS)})", file=sys.stderr)
+        from nearfar.cli.parser import did_you_mean
+
+        hint = did_you_mean(name, [*PROGRAMS, "help"]) or f" (there are: {', '.join(PROGRAMS)})"
+        print(f"nearfar: there is no program {name!r}{hint}; see nearfar --help", file=sys.stderr)
         return Exit.USAGE
     from nearfar.cli.common import lift_limit  # late, like everything that only programs need
 
