@@ -19,6 +19,7 @@ from nearfar.download.fetch.base import Fetcher
 from nearfar.download.model import Body, Ending, Failure, Head, Job, StoreError, Underway
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
+from nearfar.download.underway import large_files
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
@@ -176,7 +177,10 @@ class Downloader:
                 size += came
                 files += came / sink.head.length if sink.head and sink.head.length else 0.0
         return Underway(
-            size, min(files, len(self._fetching) + len(self._group)), "host" if self._fetching else ""
+            size,
+            min(files, len(self._fetching) + len(self._group)),
+            "host" if self._fetching else "",
+            large_files((sink.job, sink.head, sink.came) for sink in self._fetching),
         )
 
     def run(self) -> None:
