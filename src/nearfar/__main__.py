@@ -23,6 +23,7 @@ PROGRAMS = {
     "queue": "host a queue by itself",
     "coordinator": "coordinate a pool by itself",
     "worker": "join a pool with this machine's processes",
+    "top": "show in a terminal what a program's dashboard shows",
     "keys": "make keys, and decide which clients are admitted",
     "gallery": "serve generated images over HTTP, for trials",
     "contrast": "measure queues, pools and the effects of faults, on this machine",

@@ -118,9 +118,15 @@ class StopRequest:
     ECHO = 0.1
 
     def __init__(
-        self, wake: Callable[[], None] = lambda: None, *, leave: Callable[[int], object] = leave
+        self,
+        wake: Callable[[], None] = lambda: None,
+        *,
+        leave: Callable[[int], object] = leave,
+        announces: bool = True,
     ) -> None:
-        """`wake` is called at the first signal, in the handler: it must not block nor take a lock."""
+        """`wake` is called at the first signal, in the handler: it must not block nor take a lock.
+        `announces`: log that the program is finishing its work."""
+        self._announces = announces
         self.signum: int | None = None
         self._wake = wake
         self._leave = leave
@@ -160,7 +166,8 @@ class StopRequest:
             return
         self._echo_until = time.monotonic() + self.ECHO
         self.signum = signum
-        announce("stopping: finishing the current work (again: exit at once)", "stopping")
+        if self._announces:
+            announce("stopping: finishing the current work (again: exit at once)", "stopping")
         os.eventfd_write(self._bell, 1)
         self._wake()
 

@@ -9,11 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearfar.cli.common import StopRequest, set_up_logging, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, OutputLost, give_up_output, tell
 from nearfar.cli.options import add_queue_options, describe_place, positive, queue_address
-from nearfar.cli.progress import Counts, Progress, make_progress
+from nearfar.cli.progress import Counts, make_progress
 from nearfar.download.consumer import Consumer
 from nearfar.download.model import StoreError
 from nearfar.download.store.listing import Listing
@@ -22,6 +24,10 @@ from nearfar.download.store.store import Store
 from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
 from nearfar.net.memory import keep_freed_memory
 from nearfar.output import Output
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.model import Status
+    from nearfar.download.far_transport import FarRequestReceiver
 
 FAREWELL = 30.0
 """Seconds to send the last answers."""
@@ -78,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="with --bind: the queue ends once so many producers have finished (1)",
     )
+    add_dashboard_options(parser)
     add_queue_options(parser)
     return parser
 
@@ -104,7 +111,7 @@ def _work(options: argparse.Namespace, store: Store) -> int:
     # Imported here: an export needs no ZeroMQ.
     from nearfar.download.far_transport import open_request_receiver
 
-    with StopRequest() as stop:
+    with dashboard(options, "consumer") as board, StopRequest() as stop:
         request_receiver = open_request_receiver(
             queue_address(options),
             bind=options.queue is None,
@@ -116,7 +123,14 @@ def _work(options: argparse.Namespace, store: Store) -> int:
             producers=options.producers,
         )
         progress = make_progress(quiet=options.quiet, log_format=options.log_format)
-        consumer = Consumer(request_receiver, store, on_turn=lambda: _show(progress, consumer))
+
+        def show() -> None:
+            now = time.monotonic()
+            progress.show(_counts(consumer), now)
+            if board is not None:
+                board.look(lambda: _status(consumer, request_receiver), now)
+
+        consumer = Consumer(request_receiver, store, on_turn=show)
         stop.tell(consumer.stop)
         try:
             place = describe_place(request_receiver.address, hosts=options.queue is None)
@@ -132,8 +146,27 @@ def _work(options: argparse.Namespace, store: Store) -> int:
     return stop.exit_code or (Exit.FAILED if consumer.received.failed else Exit.OK)
 
 
-def _show(progress: Progress, consumer: Consumer) -> None:
-    progress.show(_counts(consumer), time.monotonic())
+def _status(consumer: Consumer, request_receiver: FarRequestReceiver) -> Status:
+    """The status for the dashboard."""
+    from nearfar.download.watched import file_rows
+
+    counts = _counts(consumer)
+    found: Status = {
+        "address": request_receiver.address,
+        "ready": True,
+        "waits_for": counts.waits_for,
+        "counts": {
+            "saved": counts.saved,
+            "failed": counts.failed.total(),
+            "received": counts.bytes,
+            "streams": consumer.in_hand,
+        },
+        "reasons": dict(counts.failed),
+        "files": file_rows(consumer.report()),
+    }
+    if (queue := request_receiver.queue_status()) is not None:
+        found["queue"] = queue
+    return found
 
 
 def _counts(consumer: Consumer) -> Counts:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, timestamp, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_POOL_ADDRESS,
@@ -108,7 +109,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="print workers, tasks and rates of the coordinator there (%(const)s), and exit",
     )
+    add("--json", action="store_true", help="with --status: print one JSON object")
     add("--wait", type=seconds, default=5.0, metavar="S", help="with --status: seconds for an answer (5)")
+    add_dashboard_options(parser)
     add_logging_options(parser)
     return parser
 
@@ -132,12 +135,14 @@ def _coordinate(options: argparse.Namespace) -> int:
     access = admit(address, options.keys, insecure=options.insecure)
     plain = plain_names(options)
     hire = partial(make_supervisor, count=options.workers, plain=plain) if options.workers else None
-    with StopRequest() as stop:
+    with dashboard(options, "coordinator") as board, StopRequest() as stop:
         coordinator = StandaloneCoordinator(
             address, hire, access=access, lease=options.lease, max_bytes=options.max_bytes
         )
         try:
             nobody = coordinator.counts()
+            if board is not None:
+                coordinator.show(board)
             tell(f"coordinating at {coordinator.address}")
             if plain is not None:
                 log.info("%s", describe_plain(plain))
@@ -167,7 +172,7 @@ def _tell_status(options: argparse.Namespace) -> int:
     time.sleep(SAMPLE)
     after = look()
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
-    if options.log_format == "json":
+    if options.json or options.log_format == "json":
         tell(json.dumps(_as_json(before, after, rate), ensure_ascii=False))
         return Exit.OK
     tell(describe(after.counts, rate))

@@ -16,9 +16,10 @@ from collections.abc import Callable
 
 from nearfar.download.account import Ended, JobSource
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Body, Ending, Failure, Head, Job, StoreError, Underway
+from nearfar.download.model import Body, Ending, Failure, Head, Job, Report, StoreError, Underway
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
+from nearfar.download.watched import report
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
@@ -159,6 +160,7 @@ class Downloader:
         self._stopping = self._leaving = False
         job_source.on_event = fetcher.wake
         job_source.underway = self.underway
+        job_source.report = self.report
 
     def stop(self) -> None:
         """Start nothing more; `run` returns when the files being fetched are saved. From any thread.
@@ -178,6 +180,12 @@ class Downloader:
         return Underway(
             size, min(files, len(self._fetching) + len(self._group)), "host" if self._fetching else ""
         )
+
+    def report(self) -> Report:
+        """What is under way, for a dashboard."""
+        sinks = self._fetching
+        moving = ((sink.job.url, sink.head.length if sink.head else None, sink.came) for sink in sinks)
+        return report(self._fetcher, moving)
 
     def run(self) -> None:
         """Work until every job has ended, or after `stop` until the started ones have."""
