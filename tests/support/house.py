@@ -12,6 +12,7 @@ from pathlib import Path
 LAYERS = (
     ("errors", "output", "readable"),
     ("net",),
+    ("dashboard",),
     ("serialization",),
     ("queues",),
     ("coordinator", "worker"),
@@ -39,6 +40,7 @@ ONLY_IN = {
     "pickle": ("serialization.pickles",),
     "cloudpickle": ("serialization.pickles",),
     "marshal": (),
+    "prometheus_client": ("dashboard.metrics",),
     "shelve": (),
 }
 """Who may import what reaches out of the process or runs what it reads."""
@@ -47,6 +49,8 @@ PURE = (
     "net.frames",
     "net.reliable",
     "net.timers",
+    "dashboard.figures",
+    "dashboard.model",
     "queues.broker.ledger",
     "queues.client.producer",
     "queues.client.consumer",
@@ -62,6 +66,7 @@ PURE = (
     "coordinator.scheduler",
     "coordinator.sessions",
     "coordinator.state",
+    "coordinator.statistics",
     "coordinator.task",
     "pool.far_client",
     "worker.agent_protocol",

@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 from nearfar.download.account import Ended, JobSource
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Body, Ending, Failure, Head, Job, StoreError, Underway
+from nearfar.download.model import Body, Ending, Failure, Head, Job, Report, StoreError, Underway
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
-from nearfar.download.underway import large_files
+from nearfar.download.watched import large_files, report
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
@@ -160,6 +160,7 @@ class Downloader:
         self._stopping = self._leaving = False
         job_source.on_event = fetcher.wake
         job_source.underway = self.underway
+        job_source.report = self.report
 
     def stop(self) -> None:
         """Start nothing more; `run` returns when the files being fetched are saved. From any thread.
@@ -182,6 +183,11 @@ class Downloader:
             "host" if self._fetching else "",
             large_files((sink.job, sink.head, sink.came) for sink in self._fetching),
         )
+
+    def report(self) -> Report:
+        """What is under way, for a dashboard."""
+        sinks = self._fetching
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def run(self) -> None:
         """Work until every job has ended, or after `stop` until the started ones have."""

@@ -38,8 +38,9 @@ from nearfar.download.local_process import (
     produce,
     read_ending,
 )
-from nearfar.download.model import Ending, Failure, Job, Saved, Underway
+from nearfar.download.model import Ending, Failure, FileNow, HostNow, Job, Report, Saved, Underway
 from nearfar.download.store.store import Store
+from nearfar.download.watched import merged
 from nearfar.errors import QueueLost
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class LocalProcess:
         """Jobs that it requested."""
         self.underway = Underway()
         """Their progress, by its last message."""
+
+        self.report = Report()
 
     def count(self, endings: list[tuple[Any, ...]]) -> None:
         """Subtract ended jobs from `underway`, which includes them until the process sends its next
@@ -118,6 +121,7 @@ class LocalDownload:
         self._woken.setblocking(False)
         job_source.on_event = self.wake
         job_source.underway = self._underway
+        job_source.report = lambda: merged(child.report for child in self._producers)
 
     def wake(self) -> None:
         """Make `run` check its state now. From any thread or signal handler."""
@@ -299,6 +303,10 @@ class LocalDownload:
             return
         if word == "underway":
             child.underway = Underway._make(said)
+            return
+        if word == "report":
+            hosts, files = said
+            child.report = Report(tuple(map(HostNow._make, hosts)), tuple(map(FileNow._make, files)))
             return
         self._fruitless = 0
         child.count(said)

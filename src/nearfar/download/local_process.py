@@ -3,7 +3,8 @@
 Each process has a pipe to its parent::
 
     parent -> child    jobs  [(number, *job)...] | end | stop
-    child  -> parent   want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
+    child  -> parent   want  how many            | ended [(number, saved, *what)...]
+                       | underway (size, ...)    | report (hosts, files)
     parent -> consumer end
 
 A child whose parent has ended exits at once.
@@ -21,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nearfar.download.account import Ended
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, Job, Saved, Underway
+from nearfar.download.model import Ending, Failure, Job, Report, Saved, Underway
 from nearfar.net.failures import shortage
 from nearfar.net.memory import keep_freed_memory
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
 
 ORPHANED = 70
+REPORTED_EVERY = 1.0
+"""Seconds between two reports for a dashboard."""
 TOLD_EVERY = 0.2
 """Seconds between two progress messages."""
 AHEAD = 16
@@ -61,6 +65,8 @@ class ProcessPlan(NamedTuple):
     """Number of processes that save what producers send."""
     jobs: int = 16
     """Concurrent transfers of each process that fetches."""
+    reports: bool = False
+    """Whether each process that fetches reports what is under way (`Report`), for a dashboard."""
     prepare: Callable[[], None] | None = None
     """Called first in each process: sets up logging."""
 
@@ -68,7 +74,9 @@ class ProcessPlan(NamedTuple):
 class PipeJobs:
     """A producer's `JobSource`, which gets its jobs from the parent process."""
 
-    def __init__(self, pipe: Connection[Any, Any], on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, pipe: Connection[Any, Any], on_stop: Callable[[], None], *, reports: bool = False
+    ) -> None:
         self.on_event: Callable[[], None] = lambda: None
         self._pipe = pipe
         self._on_stop = on_stop
@@ -77,8 +85,10 @@ class PipeJobs:
         self._over = False
         self._ended: list[tuple[Any, ...]] = []
         self.underway: Callable[[], Underway] = Underway
+        self.report: Callable[[], Report] = Report
         self._told = Underway()
         self._due = 0.0
+        self._report_due = 0.0 if reports else inf
 
     def listen(self) -> None:
         """Read the parent's messages until it sends the end: for a thread of its own."""
@@ -122,6 +132,10 @@ class PipeJobs:
             if underway != self._told:
                 self._told = underway
                 self._pipe.send(("underway", tuple(underway)))
+        if now >= self._report_due:
+            self._report_due = now + REPORTED_EVERY
+            hosts, files = self.report()
+            self._pipe.send(("report", (list(map(tuple, hosts)), list(map(tuple, files)))))
 
 
 def read_ending(saved: bool, *what: Any) -> Ended:
@@ -150,7 +164,7 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     from nearfar.download.store.store import Store
 
     fetcher = plan.make_fetcher()
-    job_source = PipeJobs(pipe, lambda: downloader.stop())
+    job_source = PipeJobs(pipe, lambda: downloader.stop(), reports=plan.reports)
     with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
         downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
         Thread(target=job_source.listen, name="parent", daemon=True).start()
@@ -168,7 +182,7 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
 
     fetcher = plan.make_fetcher()
     request_sender = NearRequestSender(routes, number)
-    job_source = PipeJobs(pipe, lambda: producer.stop())
+    job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
     producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
     Thread(target=job_source.listen, name="parent", daemon=True).start()
     _collect_seldom()

@@ -107,6 +107,36 @@ class Underway(NamedTuple):
     """Some of the large files among them (`underway.large_files`)."""
 
 
+class HostNow(NamedTuple):
+    """A host at this moment."""
+
+    host: str
+    active: int
+    """Transfers that run."""
+    waiting: int
+    """Transfers that wait for the host."""
+    parked: float
+    """Seconds for which nothing is started there, because it deferred requests."""
+
+
+class FileNow(NamedTuple):
+    """A file that is being received."""
+
+    name: str
+    """Its URL without secrets."""
+    size: int | None
+    """Announced bytes."""
+    came: int
+    """Received bytes."""
+
+
+class Report(NamedTuple):
+    """What is under way, for a dashboard."""
+
+    hosts: tuple[HostNow, ...] = ()
+    files: tuple[FileNow, ...] = ()
+
+
 class Failure(NamedTuple):
     """Why a URL failed: the class, and a message for a person (without secrets, on one line)."""
 

@@ -20,11 +20,11 @@ from functools import partial
 from nearfar.download.account import Ended, JobSource
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.messages import AlreadySaved, Answer, File, Offer, StreamLost, Verdict
-from nearfar.download.model import Body, Ending, Failure, Head, Job, Reason, Saved, Underway
+from nearfar.download.model import Body, Ending, Failure, Head, Job, Reason, Report, Saved, Underway
 from nearfar.download.outgoing import Batcher, RequestQueue, Upload
 from nearfar.download.redact import redact_url
 from nearfar.download.transport import RequestSender
-from nearfar.download.underway import large_files
+from nearfar.download.watched import large_files, report
 
 Numbered = tuple[int, Job]
 
@@ -261,6 +261,7 @@ class Producer:
         """Since when there is no consumer; None if there was one, or the warning was logged."""
         request_sender.on_event = job_source.on_event = fetcher.wake
         job_source.underway = self.underway
+        job_source.report = self.report
 
     @property
     def on_way(self) -> int:
@@ -281,6 +282,11 @@ class Producer:
             waits_for = "consumer" if self._transfer_sinks or self._offers.pending else ""
         large = large_files((each.job, each.head, each.came) for each in self._fetching)
         return Underway(size, min(files, len(self._transfer_sinks)), waits_for, large)
+
+    def report(self) -> Report:
+        """What is under way, for a dashboard."""
+        sinks = self._transfer_sinks
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def stop(self) -> None:
         """As `finish`, and drop the jobs that only wait for their host: they have no ending then."""

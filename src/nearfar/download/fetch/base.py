@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.model import Body, Failure, Head, HostNow, Job, Reason
 from nearfar.download.urls import one_line
 
 __all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_head", "unreadable"]
@@ -63,6 +63,9 @@ class Fetcher(Protocol):
     @property
     def has_capacity(self) -> bool:
         """True if more transfers could start: those that wait are limited by their hosts."""
+
+    def hosts(self) -> list[HostNow]:
+        """The hosts with transfers, or with a pause."""
 
     @property
     def in_flight(self) -> int:

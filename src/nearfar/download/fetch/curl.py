@@ -22,7 +22,7 @@ from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.request import RequestFields
 from nearfar.download.fetch.schedule import Schedule
 from nearfar.download.fetch.transfer import ANSWERED, Step, Throttle, Transfer, backoff, park
-from nearfar.download.model import Job, Reason
+from nearfar.download.model import HostNow, Job, Reason
 from nearfar.download.urls import UrlError
 
 __all__ = ["CurlFetcher"]
@@ -118,6 +118,9 @@ class CurlFetcher:
     @property
     def has_capacity(self) -> bool:
         return self._schedule.has_capacity
+
+    def hosts(self) -> list[HostNow]:
+        return [HostNow(*each) for each in self._schedule.hosts(self._clock())]
 
     def _break_off(self, handle: Handle) -> None:
         del self._active[handle.curl]

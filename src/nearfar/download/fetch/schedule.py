@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -136,6 +136,14 @@ class Schedule(Generic[T]):
     def deadline(self) -> float | None:
         """When an item can start because of time alone; None if there is no such item."""
         return self._later[0][0] if self._later else None
+
+    def hosts(self, now: float) -> list[tuple[str, int, int, float]]:
+        """The hosts with transfers, or with a pause: name, how many run, how many wait, seconds of pause."""
+        later = Counter(host for _, _, host, item in self._later if item is not None)
+        return [
+            (host, entry.active, len(entry.waiting) + later[host], max(0.0, entry.parked_until - now))
+            for host, entry in self._hosts.items()
+        ]
 
     def _wake(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:
