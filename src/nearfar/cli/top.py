@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         default=DEFAULT,
         metavar="ADDRESS",
-        help="of the dashboard (default: %(default)s)",
+        help=f"of the dashboard (default: {DEFAULT})",
     )
     add = parser.add_argument_group("options").add_argument
     add("--every", type=seconds, default="1", metavar="S", help="seconds between two updates")
