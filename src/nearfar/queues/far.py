@@ -17,7 +17,14 @@ from nearfar.net import process, validation
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.net.auth import Access, admit, approach
 from nearfar.net.interrupts import DeferredCall, safe, whose
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises, waits
+from nearfar.queues.base import (
+    BatchDelivery,
+    Promises,
+    RemoteJoinableQueue,
+    RemoteQueue,
+    Transport,
+    waits,
+)
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.client import QueueClient
@@ -74,7 +81,7 @@ MAX_UNSETTLED = 1 << 30
 """The default of `max_unsettled`, in bytes."""
 
 
-class FarQueue(BaseQueue):
+class FarQueue(RemoteQueue):
     """A queue over ZeroMQ. Creating one hosts it here; `connect` makes a client of it in any other process.
 
     ``tcp://host:*`` takes any free port; `address` has the result.
@@ -156,7 +163,6 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> Self:
-        """As `QueueFactory.connect`."""
         place = Address.parse_remote(address)
         return cls._reach(place, approach(place, keys, insecure=insecure), wait)
 
@@ -185,7 +191,6 @@ class FarQueue(BaseQueue):
 
     @property
     def address(self) -> str:
-        """The address at which other processes reach the queue."""
         return str(self._place)
 
     # -- the standard interface ------------------------------------------------------------------
@@ -362,10 +367,6 @@ class FarQueue(BaseQueue):
     # -- only for far queues ---------------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """The latest items given up after `max_attempts`: (item, attempts, the reason of each failure).
-
-        The host keeps 10,000 of them, or 64 MiB, and drops the oldest; `counts` counts them all.
-        """
         end = self._reached()
         trusted = bool(end.facts["trusted"])
         return [
@@ -375,7 +376,6 @@ class FarQueue(BaseQueue):
         ]
 
     def counts(self) -> dict[str, int]:
-        """The figures of the host's ledger, such as stored, settled, size, dead, late."""
         return dict(self._reached().ask("counts"))
 
     def stop_hosting(self) -> None:
@@ -486,7 +486,7 @@ class FarQueue(BaseQueue):
         self._set_up(self._place, self._access, self._wait)
 
 
-class FarJoinableQueue(FarQueue, BaseJoinableQueue):
+class FarJoinableQueue(FarQueue, RemoteJoinableQueue):
     """A `FarQueue` whose items are done with `task_done`; a leaving consumer gives back the others."""
 
     _settles = False
@@ -497,3 +497,6 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
 
     def join(self) -> None:
         self._reached().puts.join_items()
+
+
+TRANSPORT = Transport(FarQueue, FarJoinableQueue)
