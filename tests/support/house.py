@@ -36,6 +36,8 @@ ONLY_IN = {
         "contrast.runner",  # says which version was measured
     ),
     "msgspec": ("net.frames", "queues.messages", "coordinator.messages"),
+    "redis": ("queues.redis.client",),
+    "nacl": ("queues.redis.signatures",),
     "pycurl": ("download.fetch.curl", "download.fetch.curl_handle"),
     "pickle": ("serialization.pickles",),
     "cloudpickle": ("serialization.pickles",),

@@ -101,13 +101,18 @@ def _short(text: str) -> str:
 
 
 def pool_place(text: str) -> int | str:
-    """The place of a pool: the address of a coordinator, or ``local:N`` as a number of processes."""
+    """The place of a pool: the address of a coordinator, or of another engine, or ``local:N`` as a number of
+    processes."""
     if text.startswith("local:"):
         return positive(text.removeprefix("local:"))
+    from nearfar.net import schemes
     from nearfar.net.addresses import Address
 
     try:
-        Address.parse_remote(text)
+        if "://" in text and not text.startswith(("tcp://", "ipc://")):
+            schemes.load(schemes.POOLS, text)
+        else:
+            Address.parse_remote(text)
     except AddressError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
