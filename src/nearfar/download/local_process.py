@@ -2,8 +2,9 @@
 
 Each process has a pipe to its parent::
 
-    parent -> child    jobs  [(number, *job)...] | end | stop
+    parent -> child    jobs  [(number, *job)...] | end | stop | hosts [grant...]
     child  -> parent   want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
+                       hosts [claim...]: of permits for hosts, which the parent holds
     parent -> consumer end
 
 A child whose parent has ended exits at once.
@@ -12,6 +13,7 @@ A child whose parent has ended exits at once.
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import select
@@ -31,6 +33,7 @@ from nearfar.download.fetch.base import Fetcher
 from nearfar.download.model import Ending, Failure, Job, Saved, Underway
 from nearfar.net.failures import shortage
 from nearfar.net.memory import keep_freed_memory
+from nearfar.queues.limits import Claim, Grant
 
 if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
 ORPHANED = 70
 TOLD_EVERY = 0.2
 """Seconds between two progress messages."""
+ALIVE_EVERY = 2.0
+"""Seconds after which one is sent although nothing has changed."""
+LEASE = 10.0
+"""Seconds of silence after which a process loses its permits for hosts."""
 AHEAD = 16
 """Jobs per transfer that a process takes in advance: one query asks the store about many."""
 COLLECTED = 20_000
@@ -60,8 +67,35 @@ class ProcessPlan(NamedTuple):
     """Number of processes that save what producers send."""
     jobs: int = 16
     """Concurrent transfers of each process that fetches."""
+    shared: bool = False
+    """Whether the processes share their limits per host."""
     prepare: Callable[[], None] | None = None
     """Called first in each process: sets up logging."""
+
+
+class PipeLimits:
+    """A `HostLimits` whose holder is the parent process."""
+
+    def __init__(self, pipe: Connection[Any, Any]) -> None:
+        self._pipe = pipe
+        self.arrived: deque[tuple[Any, ...]] = deque()
+        """Grants, from the thread that listens."""
+
+    def session(self) -> int:
+        return 1
+
+    def expired(self) -> bool:
+        return False  # a process without a parent ends
+
+    def receive(self) -> Sequence[Grant]:
+        arrived = self.arrived
+        return [Grant._make(arrived.popleft()) for _ in range(len(arrived))]
+
+    def claim(self, session: int, claims: Sequence[Claim]) -> None:
+        self._pipe.send(("hosts", [tuple(claim) for claim in claims]))
+
+    def due(self) -> float:
+        return math.inf
 
 
 class PipeJobs:
@@ -77,7 +111,8 @@ class PipeJobs:
         self._ended: list[tuple[Any, ...]] = []
         self.underway: Callable[[], Underway] = Underway
         self._told = Underway()
-        self._due = 0.0
+        self._due = self._alive_due = 0.0
+        self.limits = PipeLimits(pipe)
 
     def listen(self) -> None:
         """Read the parent's messages until it sends the end: for a thread of its own."""
@@ -87,6 +122,10 @@ class PipeJobs:
             except (EOFError, OSError):
                 # The parent has ended, or is about to kill this process.
                 return
+            if word == "hosts":
+                self.limits.arrived.extend(jobs)
+                self.on_event()
+                continue
             self._jobs.extend((number, Job(url, name, checksum)) for number, url, name, checksum in jobs)
             self._asked = False
             if word != "jobs":
@@ -118,8 +157,9 @@ class PipeJobs:
         if now >= self._due:
             self._due = now + TOLD_EVERY
             underway = self.underway()
-            if underway != self._told:
+            if underway != self._told or now >= self._alive_due:
                 self._told = underway
+                self._alive_due = now + ALIVE_EVERY
                 self._pipe.send(("underway", tuple(underway)))
 
 
@@ -151,6 +191,8 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     fetcher = plan.make_fetcher()
     job_source = PipeJobs(pipe, lambda: downloader.stop())
     with Store(plan.directory, overwrite=plan.overwrite) as store:
+        if plan.shared:
+            fetcher.share(job_source.limits)
         downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
         Thread(target=job_source.listen, name="parent", daemon=True).start()
         _collect_seldom()
@@ -168,6 +210,8 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
     fetcher = plan.make_fetcher()
     request_sender = NearRequestSender(routes, number)
     job_source = PipeJobs(pipe, lambda: producer.stop())
+    if plan.shared:
+        fetcher.share(job_source.limits)
     producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
     Thread(target=job_source.listen, name="parent", daemon=True).start()
     _collect_seldom()
