@@ -26,6 +26,8 @@ DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
 
 MOST = 1_000_000_000
 """The largest number that an option accepts."""
+LEAST_RATE = 0.001
+"""The lowest rate per second that an option accepts."""
 MOST_BYTES = 1_000_000_000_000_000
 LONGEST_NUMBER = 40
 """Characters of a number."""
@@ -75,6 +77,18 @@ def seconds(text: str) -> float:
         value = 0.0
     if not 0 < value <= LONGEST:
         said = f"{_short(text)} is not a number of seconds above 0, and at most {LONGEST:,.0f}"
+        raise argparse.ArgumentTypeError(said)
+    return value
+
+
+def frequency(text: str) -> float:
+    """A number per second, above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not LEAST_RATE <= value <= MOST:
+        said = f"{_short(text)} is not a number per second of at least {LEAST_RATE:g}, and at most {MOST:,}"
         raise argparse.ArgumentTypeError(said)
     return value
 
@@ -176,8 +190,15 @@ log = logging.getLogger("nearfar.producer")
 def add_fetching(group: argparse._ArgumentGroup) -> None:
     """Add an option for each setting of `FetchOptions` that a user may need to change."""
     add = group.add_argument
-    add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time (16)")
-    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host (16)")
+    add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time of this command (16)")
+    add(
+        "--per-host",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="connections to one host, of all producers and workers of the queue together (16)",
+    )
+    add("--host-rate", type=frequency, metavar="N", help="requests a second to one host, likewise (no limit)")
     add(
         "--expect",
         action="append",
@@ -245,6 +266,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
     return FetchOptions(
         connections=options.jobs,
         per_host=options.per_host,
+        host_rate=options.host_rate,
         expect=tuple(options.expect),
         headers=tuple(options.header),
         max_size=options.max_size,
