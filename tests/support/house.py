@@ -56,6 +56,7 @@ PURE = (
     "queues.broker.ledger",
     "queues.client.producer",
     "queues.client.consumer",
+    "queues.limits",
     "coordinator.agents",
     "coordinator.client_session",
     "coordinator.large_parts",
