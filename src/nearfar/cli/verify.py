@@ -14,6 +14,7 @@ from nearfar.cli.common import why
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.progress import number, size
 from nearfar.download.model import StoreError
+from nearfar.download.store.partials import KEPT
 from nearfar.download.verify import Verified, digests, verify, verify_saved
 
 LONGEST = 60.0
@@ -93,6 +94,7 @@ def _say(verified: Verified, wanted: Mapping[str, str] | None) -> None:
         tell(f"{folder}: {number(files, 'file')} {as_what}")
     _say_each("WRONG", verified.complaints)
     _say_each("not in the list", verified.unlisted)
+    _say_each("unfinished", verified.unfinished)
     good = f"{len(verified.sizes):,}"
     if wanted is not None:
         good = f"{good} of {number(len(wanted), 'url')} saved and"
@@ -110,6 +112,9 @@ def _say_each(what: str, found: Sequence[str]) -> None:
 def _say_what_to_do(verified: Verified, *, repair: bool) -> None:
     for repaired in verified.repaired:
         tell(f"repaired: {repaired}")
+    if verified.unfinished:
+        days = KEPT / 86_400
+        tell(f"the producer's command continues unfinished files; they are removed after {days:.0f} days")
     if not verified.complaints:
         return
     if repair:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.model import Body, Failure, Head, Job, Partial, Reason
 from nearfar.download.urls import one_line
 
 __all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_head", "unreadable"]
@@ -14,6 +14,8 @@ class Sink(Protocol):
     """Receives one transfer. Calls come from the thread that calls `Fetcher.poll`, in this order::
 
     begin (chunk* | restart begin)* (done | failed)      or      failed
+
+    A transfer that continues a partial file starts after its bytes, without the first ``begin``.
     """
 
     def begin(self, head: Head) -> None:
@@ -38,8 +40,12 @@ class Sink(Protocol):
 class Fetcher(Protocol):
     """Drives transfers; not thread-safe except `wake`."""
 
-    def add(self, job: Job, sink: Sink) -> None:
-        """Start a transfer, or queue it behind a per-host limit or a parked host."""
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
+        """Start a transfer, or queue it behind a per-host limit or a parked host.
+
+        `partial`: what the sink has of the file already. If the server does not confirm that it is the
+        beginning of the same version, the sink is told to `restart`.
+        """
 
     def resume(self, sink: Sink) -> None:
         """Undo a pause that `Sink.chunk` asked for."""

@@ -11,7 +11,8 @@ from typing import IO
 from nearfar.download.model import Reason, Saved, StoreError, disk
 from nearfar.download.store import manifest
 from nearfar.download.store.folders import Folders, digest, size
-from nearfar.download.store.manifest import FILE, check_version, read_rows, refuse_strangers
+from nearfar.download.store.manifest import FILE, check_version, read_partials, read_rows, refuse_strangers
+from nearfar.download.store.partials import PartialRow
 
 
 class Listing:
@@ -42,6 +43,20 @@ class Listing:
         """Every file, in the order they were saved. Raises `StoreError`."""
         with self._translated():
             yield from read_rows(self._db)
+
+    def partials(self) -> list[PartialRow]:
+        """The partial files that another transfer may continue, or that are being received. Raises
+        `StoreError`."""
+        with self._translated():
+            rows = list(map(PartialRow._make, read_partials(self._db)))
+            return [row for row in rows if self._is_there(row)]
+
+    def _is_there(self, row: PartialRow) -> bool:
+        parts, name = row.place
+        try:
+            return size(name, self._folders.at(parts)) is not None
+        except (OSError, StoreError):
+            return False
 
     def export(self, form: manifest.Form, file: IO[str]) -> None:
         """Write every row to `file` as JSON Lines or CSV. Raises `StoreError`, or OSError of `file`."""
