@@ -165,7 +165,7 @@ class Store:
     def open(self, job: Job, head: Head) -> Draft:
         """Start a file, which another transfer may continue if `head` has a validator.
 
-        Raises `StoreError`: disk, also if no space for the manifest can be reserved; or refused, for a name
+        Raises `StoreError`: disk, also if no space for the manifest can be reserved; or rejected, for a name
         that leads out of the directory.
         """
         if not self._reserve.full:
