@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     After a signal, the report contains what was measured until then.
     """
     options = make_parser().parse_args(argv)
+    os.environ["NEARFAR_CONFIG"] = ""  # the user's settings are not those of the programs that are measured
     if find_spec("jinja2") is None or find_spec("rich") is None:
         print(
             "nearfar contrast: the report needs jinja2 and rich: pip install 'nearfar[contrast]'",

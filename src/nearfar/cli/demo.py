@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = Parser(
         "nearfar demo",
+        configurable=False,
         usage="[OPTION...]",
         examples=("nearfar demo", "nearfar demo -o /tmp/demo"),
         description="The same download near, far, far with a consumer killed, and by a pool; verified. All"

@@ -33,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = Parser(
         "nearfar keys",
+        configurable=False,
         usage="COMMAND [OPTION...]",
         examples=(
             "nearfar keys init",

@@ -9,10 +9,11 @@ import argparse
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from nearfar import __version__
+from nearfar.cli.configuration import ConfigurationError, did_you_mean, settings_of, words_of
 from nearfar.cli.exits import Exit
 from nearfar.readable import readable
 
@@ -60,9 +61,17 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(
-        self, prog: str, *, usage: str = "", examples: Sequence[str] = (), epilog: str = "", **settings: Any
+        self,
+        prog: str,
+        *,
+        usage: str = "",
+        examples: Sequence[str] = (),
+        epilog: str = "",
+        configurable: bool = True,
+        **settings: Any,
     ) -> None:
-        """`usage`: what follows the program's name; `examples`: command lines for the end of the help."""
+        """`usage`: what follows the program's name; `examples`: command lines for the end of the help;
+        `configurable`: files and the environment may set its options."""
         if examples:
             lines = "\n".join(f"  {line}" for line in examples)
             epilog = f"examples:\n\n{lines}\n\n{epilog}".strip()
@@ -75,6 +84,7 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
             **settings,
         )
+        self.configurable = configurable
         self._positionals.title = "arguments"
         self._optionals.title = "help"
         self.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="this text")
@@ -85,6 +95,13 @@ class Parser(argparse.ArgumentParser):
             version=f"nearfar {__version__}",
             help="the version of nearfar",
         )
+        if configurable:
+            self.add_argument(
+                "--config",
+                metavar="FILE",
+                default=argparse.SUPPRESS,
+                help="settings, in place of those in nearfar.toml; see nearfar help config",
+            )
 
     def format_help(self) -> str:
         """The options without a group, ``--help`` and ``--version``, are at the end."""
@@ -92,12 +109,23 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's; positional arguments may stand between options."""
+        """As argparse's, after the settings of files and of the environment; positional arguments may stand
+        between options."""
+        words = sys.argv[1:] if args is None else list(args)
+        if self.configurable:
+            words = [*self._settings(words), *words]
         parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args
-        options, unknown = parse(args, namespace)
+        options, unknown = parse(words, namespace)
         if unknown:
             self.error(self._unknown(unknown[0]))
         return options
+
+    def _settings(self, words: Sequence[str]) -> list[str]:
+        """The settings that hold for a command line of `words`, as words to put before it."""
+        try:
+            return words_of(self, settings_of(self.prog.split()[-1], self, words))
+        except ConfigurationError as error:
+            self.exit(Exit.USAGE, f"{self.prog}: {readable(str(error))}; see nearfar config\n")
 
     def error(self, message: str) -> NoReturn:
         """Report a wrong command line in one line, and exit with code 2."""
@@ -161,17 +189,6 @@ def about(doc: str | None) -> str:
     """What a program does, from its module's docstring: the text after ``nearfar NAME: ``."""
     said = (doc or "").partition(": ")[2]
     return said[:1].upper() + said[1:]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean --jobs?)``, or nothing if no word in `known` is similar."""
-    from difflib import get_close_matches  # needed after a typing error only
-
-    words = list(known)
-    close = [each for each in words if len(word) > 3 and each.startswith(word)] or get_close_matches(
-        word, words, 1, 0.7
-    )
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _short(word: str, *, quoted: bool = True) -> str:
