@@ -369,7 +369,9 @@ class Pooled:
         self._fruitless += 1
         if self._fruitless >= FRUITLESS:
             raise PoolBroken(f"{FRUITLESS} shares in a row failed, the last one: {_line(error)}") from error
-        log.warning("%s", _line(error), extra={"event": "lost"})
+        reason = _line(error)
+        fields = {"reason": reason, "urls": len(share)}
+        log.warning("%s", reason, extra={"event": "lost", "fields": fields})
         self._handed_twice.update(number for number, _ in share)
         if len(share) > 1:
             size = max(1, len(share) // PIECES)
