@@ -92,6 +92,7 @@ TRUSTED = {
         "'cloudpickle'",
     ): "asks which modules the program sends by value; reads nothing",
     ("nearfar", "import_module()"): "the home of one of the public names that it lists",
+    ("nearfar.cli", "import_module()"): "one of the programs that it lists",
     ("nearfar.__main__", "import_module()"): "one of the programs that it lists",
     ("nearfar.serialization.names", "import_module()"): (
         "a module that a trusted client named, or that the operator of a plain worker allowed"

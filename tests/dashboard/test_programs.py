@@ -99,7 +99,8 @@ def test_a_pool_shows_its_workers_tasks_and_failures(tmp_path: Path) -> None:
     assert busy["memory"] > 1_000_000 and idle["memory"] > 1_000_000
     assert sum(found["task_seconds"]["buckets"]) == 13
     (group,) = found["failures"]
-    assert (group["count"], group["title"]) == (3, "ValueError: no 2, with token=***")
+    assert group["count"] == 3
+    assert re.fullmatch(r"ValueError: no \d, with token=\*\*\*", group["title"])
     assert "in fail\n" in group["traceback"] and "hunter2" not in group["traceback"]
     with pytest.raises(OSError):
         ask(url, "/health")

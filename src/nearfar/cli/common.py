@@ -26,7 +26,11 @@ def add_logging_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--log-format``, ``--quiet`` and ``--verbose``, which every program has."""
     group = parser.add_argument_group("messages")
     group.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="json: one object in each line"
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        metavar="FORMAT",
+        help="text, or json: one object in each line",
     )
     level = group.add_mutually_exclusive_group()
     level.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors; no progress")
@@ -40,6 +44,9 @@ def set_up_logging(options: argparse.Namespace) -> None:
     handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Once: not again in the processes that this one starts.
+    for said in vars(options).pop("renamed", ()):
+        logging.getLogger("nearfar").warning("%s", said)
 
 
 class StderrHandler(logging.Handler):

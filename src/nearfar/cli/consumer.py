@@ -1,4 +1,4 @@
-"""The consumer: gets files from a queue and saves them."""
+"""The consumer: get files from a queue, and save them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from nearfar.cli.common import StopRequest, set_up_logging, why
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, OutputLost, give_up_output, tell
-from nearfar.cli.options import add_queue_options, describe_place, positive, queue_address
+from nearfar.cli.options import add_expected_producers, add_queue_options, describe_place, queue_address
+from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import Counts, make_progress
 from nearfar.download.consumer import Consumer
 from nearfar.download.model import StoreError
@@ -61,31 +62,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("nearfar consumer", description=__doc__)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("downloads"),
-        metavar="DIR",
-        help="where to save (%(default)s)",
+    parser = Parser(
+        "nearfar consumer",
+        usage="[OPTION...]",
+        description=about(__doc__),
+        examples=(
+            "nearfar consumer -o pictures",
+            "nearfar consumer --bind tcp://*:5555 --keys keys",
+            "nearfar consumer -o pictures --export csv saved.csv",
+        ),
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that nearfar did not save")
-    parser.add_argument(
+    saving = parser.add_argument_group("saving")
+    saving.add_argument(
+        "-o", "--output", type=Path, default=Path("downloads"), metavar="DIR", help="where to save"
+    )
+    saving.add_argument("--overwrite", action="store_true", help="replace files that nearfar did not save")
+    saving.add_argument(
         "--export",
         nargs=2,
-        metavar=("jsonl|csv", "FILE"),
-        help="write DIR's manifest to FILE (-: standard output), and exit",
-    )
-    parser.add_argument(
-        "--producers",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="with --bind: the queue ends once so many producers have finished (1)",
+        metavar=("FORMAT", "FILE"),
+        help="write DIR's manifest to FILE (-: standard output) as jsonl or csv, and exit",
     )
     add_dashboard_options(parser)
     add_queue_options(parser)
+    add_expected_producers(parser.add_argument_group("with --bind"))
     return parser
 
 
@@ -118,9 +118,9 @@ def _work(options: argparse.Namespace, store: Store) -> int:
             store=store.id,
             lanes=options.lanes,
             keys=options.keys,
-            insecure=options.insecure,
+            insecure=options.no_keys,
             wait=options.wait,
-            producers=options.producers,
+            producers=options.expected_producers,
         )
         progress = make_progress(quiet=options.quiet, log_format=options.log_format)
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar.cli.common import add_logging_options, start_tracker, why
+from nearfar.cli.parser import Renamed
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nearfar.worker.supervisor import Supervisor, WorkerListener
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
@@ -126,7 +129,7 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         nargs="?",
         const=DEFAULT_ADDRESS,
         metavar="ADDRESS",
-        help=f"host the queue there (default address: {DEFAULT_ADDRESS})",
+        help=f"host the queue there (without ADDRESS: {DEFAULT_ADDRESS})",
     )
     here = ", or local: producers and consumers in this one command" if local else ""
     side.add_argument("--queue", metavar="ADDRESS", help=f"connect to a queue that is hosted there{here}")
@@ -135,9 +138,9 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
     group.add_argument(
         "--wait",
         type=seconds,
-        default=60.0,
+        default="60",
         metavar="S",
-        help="seconds to wait for a host that does not answer (60)",
+        help="seconds to wait for a host that does not answer",
     )
     add_logging_options(parser)
 
@@ -149,7 +152,7 @@ def queue_address(options: argparse.Namespace) -> str:
 
 
 def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add ``--keys`` and ``--insecure``, which exclude each other."""
+    """Add ``--keys`` and ``--no-keys``, which exclude each other."""
     side = parser.add_mutually_exclusive_group()
     side.add_argument(
         "--keys",
@@ -157,8 +160,47 @@ def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         help="admit, and connect to, peers with the keys in DIR (default: what NEARFAR_KEYS names; see"
         " nearfar keys)",
     )
+    side.add_argument("--no-keys", action="store_true", help="admit every peer, and connect to any")
     side.add_argument(
-        "--insecure", action="store_true", help="without keys: admit every peer, and connect to any"
+        "--insecure",
+        action=Renamed,
+        dest="no_keys",
+        nargs=0,
+        new="--no-keys",
+        default=argparse.SUPPRESS,
+        why=": what curl calls --insecure is -k, --insecure-tls",
+    )
+
+
+def add_expected_producers(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, about: str = ""
+) -> None:
+    """Add ``--expected-producers``; `about`: a condition, for the help."""
+    parser.add_argument(
+        "--expected-producers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help=f"{about}the queue ends once so many producers have finished",
+    )
+    parser.add_argument(
+        "--producers",
+        action=Renamed,
+        dest="expected_producers",
+        type=positive,
+        default=argparse.SUPPRESS,
+        new="--expected-producers",
+    )
+
+
+def add_status_every(parser: argparse.ArgumentParser) -> None:
+    """Add ``--status-every``."""
+    parser.add_argument_group("status").add_argument(
+        "--status-every",
+        type=seconds,
+        default="30",
+        metavar="S",
+        help="seconds between two status lines, written when something changed",
     )
 
 
@@ -173,47 +215,69 @@ PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 log = logging.getLogger("nearfar.producer")
 
 
-def add_fetching(group: argparse._ArgumentGroup) -> None:
-    """Add an option for each setting of `FetchOptions` that a user may need to change."""
-    add = group.add_argument
-    add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time (16)")
-    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host (16)")
+def add_fetching(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each setting of `FetchOptions` that a user may need to change.
+
+    Short options are those of curl, wget and aria2 that mean the same.
+    """
+    _add_requests(parser.add_argument_group("requests").add_argument)
+    _add_limits(parser.add_argument_group("limits and retries").add_argument)
+    _add_tls(parser.add_argument_group("TLS and addresses").add_argument)
+
+
+def _add_requests(add: Callable[..., argparse.Action]) -> None:
     add(
-        "--expect",
-        action="append",
-        default=[],
-        metavar="TYPE",
-        help="refuse files of another kind, by media type and first bytes: image/*",
-    )
-    add(
+        "-H",
         "--header",
         type=headers,
         action="extend",
         default=[],
         metavar="'NAME: VALUE'",
-        help="@FILE: a line each, where a process list does not show them",
+        help="a field of every request; @FILE: a line each, where a process list does not show them",
     )
-    add("--user-agent", metavar="TEXT")
+    add("-A", "--user-agent", metavar="TEXT", help=f"(default: {FetchOptions().user_agent})")
+    add(
+        "-x",
+        "--proxy",
+        metavar="URL",
+        help="proxy for all URLs; '': none (default: http_proxy, https_proxy, all_proxy, no_proxy)",
+    )
+    add("--decode", action="store_true", help="ask for gzip and deflate, and save the decoded data")
+    add(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="reject files of another kind, by media type and first bytes: image/*",
+    )
+
+
+def _add_limits(add: Callable[..., argparse.Action]) -> None:
+    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at a time")
+    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host")
+    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
     add(
         "--max-size",
         type=byte_count,
         metavar="SIZE",
-        help="refuse larger files: 500k, 2M, 1GiB (1T, or 10G unannounced)",
+        help="reject larger files: 500k, 2M, 1GiB (default: 1T, or 10G unannounced)",
     )
-    add("--decode", action="store_true", help="ask for gzip and deflate, and save the decoded data")
-    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
-    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
-    add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (30)")
-    add("--timeout", type=seconds, metavar="S", help="for a whole request (a day)")
-    add("--retries", type=natural, metavar="N", help="after the first attempt (4)")
+    add("--retries", type=natural, metavar="N", help="after the first attempt (default: 4)")
+    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS (default: 20)")
+    add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (default: 30)")
+    add("-m", "--timeout", type=seconds, metavar="S", help="for a whole request (default: 86400, a day)")
     add(
         "--wait-for-host",
         type=seconds,
         metavar="S",
-        help="for a host that puts requests off with 429 or 503 and Retry-After (600); spends no retry",
+        help="for a host that puts requests off with 429 or 503 and Retry-After; spends no retry"
+        " (default: 600)",
     )
-    add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM)")
-    add("--insecure-tls", action="store_true", help="accept any certificate")
+
+
+def _add_tls(add: Callable[..., argparse.Action]) -> None:
+    add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM; default: the system's)")
+    add("-k", "--insecure-tls", action="store_true", help="accept any certificate (curl's --insecure)")
     add(
         "--no-private",
         action="store_true",
@@ -253,8 +317,9 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         ca_file=options.cacert,
         insecure=options.insecure_tls,
         no_private=options.no_private,
+        proxy=options.proxy,
         # Keys sign what passes, and without them it stays on this machine: no need to hash at both ends.
-        digest=options.insecure,
+        digest=options.no_keys,
         **{name: value for name, value in chosen.items() if value is not None},
     )
 
@@ -262,8 +327,8 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
 def warn(options: argparse.Namespace) -> None:
     """Warn of the protection that an option disables."""
     if options.insecure_tls:
-        log.warning("--insecure-tls: no certificate is checked: files may be read and changed in transit")
-    if options.no_private and any(map(os.environ.get, PROXIES)):
+        log.warning("-k, --insecure-tls: no certificate is checked: files may be read and changed in transit")
+    if options.no_private and options.proxy is None and any(map(os.environ.get, PROXIES)):
         log.warning("--no-private: the proxy of the environment is not used")
 
 
@@ -296,7 +361,7 @@ def look_here_first() -> None:
         sys.path.insert(0, here)
 
 
-def add_plain_option(parser: argparse.ArgumentParser, whose: str) -> None:
+def add_plain_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, whose: str) -> None:
     """Add ``--plain NAME...``, which may be repeated. `whose`: the processes it applies to, for the help."""
     parser.add_argument(
         "--plain",

@@ -1,4 +1,4 @@
-"""The producer: downloads URLs and puts the files on a queue; with --queue local, also saves them.
+"""The producer: download URLs and put the files on a queue; with --queue local, also save them.
 
 With --pool, the workers of a pool download and put the files, on any number of machines.
 """
@@ -32,6 +32,7 @@ from nearfar.cli.options import (
     queue_address,
     warn,
 )
+from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import Counts, make_progress, number
 from nearfar.download.account import Account, Failures, InputJobs, Summary, is_own
 from nearfar.download.fetch.factory import make_fetcher
@@ -217,19 +218,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("nearfar producer", description=__doc__)
-    parser.add_argument("urls", nargs="*", metavar="URL")
-    parser.add_argument(
+    parser = Parser(
+        "nearfar producer",
+        usage="[OPTION...] URL... | -i FILE",
+        description=about(__doc__),
+        examples=(
+            "nearfar producer --queue local -o pictures -i urls.txt",
+            "nearfar producer -i urls.txt --queue tcp://storage:5555",
+            "nearfar producer -i - --pool tcp://head:5556 <urls.txt",
+            "nearfar producer -i nearfar-failures.txt",
+        ),
+        epilog="Exit code: 0 if every URL ended well, 1 if some failed, 2 for a wrong command line, 3 if a"
+        " peer was lost, 4 if the keys do not match, 130 after Ctrl-C.",
+    )
+    parser.add_argument("urls", nargs="*", metavar="URL", help="what to download")
+    group = parser.add_argument_group("input")
+    group.add_argument(
         "-i", "--input", metavar="FILE", help="a line for each URL, with name=, sha256= after tabs; -: stdin"
     )
-    parser.add_argument(
+    group.add_argument(
         "--failures",
         type=Path,
         default=Path("nearfar-failures.txt"),
         metavar="FILE",
-        help="file for failed URLs, usable as -i again (%(default)s)",
+        help="file for failed URLs, usable as -i again",
     )
-    add_fetching(parser.add_argument_group("fetching"))
+    group.add_argument(
+        "-c",
+        "--continue",
+        action="store_true",
+        dest="go_on",
+        help="as always: what is saved is not fetched again, and a cut transfer is continued",
+    )
+    add_fetching(parser)
     local = parser.add_argument_group("with --queue local")
     local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
     local.add_argument("--overwrite", action="store_true", help="replace files that nearfar did not save")
@@ -375,7 +396,7 @@ def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRe
         bind=options.bind is not None,
         lanes=options.lanes,
         keys=options.keys,
-        insecure=options.insecure,
+        insecure=options.no_keys,
         wait=options.wait,
     )
     try:
@@ -409,7 +430,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
 
     if isinstance(options.pool, str):
         executor = Executor.connect(
-            options.pool, keys=options.keys, insecure=options.insecure, wait=options.wait
+            options.pool, keys=options.keys, insecure=options.no_keys, wait=options.wait
         )
     else:
         import multiprocessing
@@ -447,7 +468,7 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRu
         _request_sender(options, address) as request_sender,
     ):
         order = partial(
-            Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.insecure
+            Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.no_keys
         )
         pooled = Pooled(run.job_source, executor, request_sender, order)
         _run(pooled, request_sender, run, stop, hosts=options.bind is not None)

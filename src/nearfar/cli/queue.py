@@ -16,13 +16,15 @@ from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_ADDRESS,
     add_access_options,
+    add_expected_producers,
+    add_status_every,
     byte_count,
     describe_place,
     lease_seconds,
     natural,
-    positive,
     seconds,
 )
+from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import number, size, table
 from nearfar.errors import (
     AddressError,
@@ -72,54 +74,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser("nearfar queue", description=__doc__.partition(": ")[2])
-    add = parser.add_argument
-    add("--bind", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="%(default)s; port *: any free one")
-    add("--maxsize", type=natural, default=0, metavar="N", help="items that may wait (0: no bound)")
+    parser = Parser(
+        "nearfar queue",
+        usage="[OPTION...]",
+        description=about(__doc__),
+        examples=(
+            "nearfar queue --bind tcp://*:5555 --keys keys",
+            "nearfar queue --maxbytes 1GiB --expected-producers 2",
+        ),
+    )
+    address = parser.add_argument_group("address")
+    address.add_argument("--bind", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="port *: any free one")
+    address.add_argument("--lanes", metavar="FROM-TO", help="the ports for items, for a firewall")
+    add_access_options(address)
+    add = parser.add_argument_group("bounds").add_argument
+    add("--maxsize", type=natural, default=0, metavar="N", help="items that may wait; 0: no bound")
     add(
         "--maxbytes",
         type=byte_count,
         default="32MiB",
         metavar="SIZE",
-        help="bytes that may wait (%(default)s; 0: no bound)",
+        help="bytes that may wait; 0: no bound",
     )
     add(
         "--max-unsettled",
         type=byte_count,
         default="1GiB",
         metavar="SIZE",
-        help="bytes that consumers may hold without an ack (%(default)s; 0: no bound); a consumer with its"
-        " full share gets no more until it acks some",
+        help="bytes that consumers may hold without an ack; a consumer with its full share gets no more"
+        " until it acks some; 0: no bound",
     )
-    add(
+    peers = parser.add_argument_group("producers and consumers")
+    add_expected_producers(peers)
+    peers.add_argument(
         "--lease",
         type=lease_seconds,
-        default=10.0,
+        default="10",
         metavar="S",
-        help="seconds of silence after which a producer or consumer counts as dead (10)",
+        help="seconds of silence after which a producer or consumer counts as dead",
     )
-    add(
-        "--producers",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="the queue ends once so many producers have finished (1)",
-    )
-    add("--lanes", metavar="FROM-TO", help="the ports for items, for a firewall")
-    add_access_options(parser)
-    add(
-        "--status-every",
-        type=seconds,
-        default=30.0,
-        metavar="S",
-        help="seconds between two status lines, written when something changed (30)",
-    )
+    add_status_every(parser)
     group = parser.add_argument_group("instead of hosting, ask the host of a queue, and exit")
     which = group.add_mutually_exclusive_group()
     for name, does in ASKS.items():
         which.add_argument(name, nargs="?", const=DEFAULT_ADDRESS, metavar="ADDRESS", help=does)
     group.add_argument("--json", action="store_true", help="print JSON, an object in each line")
-    group.add_argument("--wait", type=seconds, default=5.0, metavar="S", help="seconds for an answer (5)")
+    group.add_argument("--wait", type=seconds, default="5", metavar="S", help="seconds for an answer")
     add_dashboard_options(parser)
     add_logging_options(parser)
     return parser
@@ -137,7 +137,7 @@ SAMPLE = 1.0
 def ask(options: argparse.Namespace, what: str) -> int:
     """Ask the host of a queue, and print the answer. Raises `AddressError`, `KeysError`, `QueueLost`."""
     queue = FarQueue.connect(
-        getattr(options, what), keys=options.keys, insecure=options.insecure, wait=options.wait
+        getattr(options, what), keys=options.keys, insecure=options.no_keys, wait=options.wait
     )
     try:
         if what == "status":
@@ -217,11 +217,11 @@ def _host(options: argparse.Namespace) -> FarQueue:
         maxbytes=options.maxbytes,
         max_unsettled=options.max_unsettled,
         lease=options.lease,
-        producers=options.producers,
+        producers=options.expected_producers,
         standing=True,
         lanes=options.lanes,
         keys=options.keys,
-        insecure=options.insecure,
+        insecure=options.no_keys,
     )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, why
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import seconds
+from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import duration, number, size
 from nearfar.errors import AddressError, KeysError
 from nearfar.readable import readable
@@ -65,14 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "nearfar top",
-        description=__doc__.partition(": ")[2],
+        usage="[OPTION...] [ADDRESS]",
+        description=about(__doc__),
+        examples=("nearfar top", "nearfar top desk:8787 --token dashboard.token", "nearfar top --json"),
         epilog="Start a program with --dashboard, or a pool or a queue with dashboard=True, to have one.",
     )
-    add = parser.add_argument
-    add("address", nargs="?", default=DEFAULT, metavar="ADDRESS", help=f"of the dashboard ({DEFAULT})")
-    add("--every", type=seconds, default=1.0, metavar="S", help="seconds between two updates (1)")
+    parser.add_argument(
+        "address", nargs="?", default=DEFAULT, metavar="ADDRESS", help=f"of the dashboard ({DEFAULT})"
+    )
+    add = parser.add_argument_group("options").add_argument
+    add("--every", type=seconds, default="1", metavar="S", help="seconds between two updates")
     add("--once", action="store_true", help="print it once, and exit")
     add("--json", action="store_true", help="print it once as a JSON object, and exit")
     add("--token", metavar="FILE", help="the file with the dashboard's token")

@@ -12,6 +12,7 @@ from urllib.error import URLError
 
 from nearfar.cli.common import why
 from nearfar.cli.exits import Exit, tell
+from nearfar.cli.parser import Parser
 from nearfar.cli.progress import number, size
 from nearfar.download.model import StoreError
 from nearfar.download.verify import Verified, digests, verify, verify_saved
@@ -52,19 +53,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "nearfar verify",
+        usage="LIST DIR... | DIR... [OPTION...]",
         description="Read the saved files again, and compare them with a list of digests; without a list,"
         " with the digests that the files had when they were saved.",
+        examples=(
+            "nearfar verify downloads",
+            "nearfar verify urls-with-digests.txt downloads",
+            "nearfar verify downloads --repair",
+        ),
         epilog="LIST has a line for each URL, with sha256=... after a tab, as producer -i takes it. `nearfar"
-        " gallery` serves such a list of its images, as /digests.txt. Exit code: 0 if all files of"
+        " gallery` serves such a list of its images, as /digests.txt.\n\nExit code: 0 if all files of"
         " the list are correct, even if the folders hold more; 1 if not; 2 if a file cannot be read.",
     )
     parser.add_argument(
         "list", metavar="LIST", help="a file, or an http address; a folder: no list, but this folder, too"
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="where consumers saved")
-    parser.add_argument(
+    parser.add_argument_group("what to do").add_argument(
         "--repair",
         action="store_true",
         help="have wrong files fetched again by the next run of the producer: they are renamed"

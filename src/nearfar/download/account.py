@@ -144,7 +144,8 @@ class Account:
             raise AssertionError(f"{left} not ended, but {held} open or passed by")
 
 
-_FAILED = compile_lazily(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.escape, Reason)).encode())
+_REASONS = "|".join(map(re.escape, (*Reason, "refused")))  # earlier versions wrote "refused" for "rejected"
+_FAILED = compile_lazily(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % _REASONS.encode())
 
 
 class Failures:

@@ -27,7 +27,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too-large"
     CHECKSUM = "checksum"
     DISK = "disk"
-    REFUSED = "refused"
+    REFUSED = "rejected"
     """We rejected it, not the server: a scheme, a redirect, a type, a name, a response without a body."""
     WORKER = "worker"
     """Each pool worker that was given the job died or failed."""

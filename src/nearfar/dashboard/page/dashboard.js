@@ -132,8 +132,8 @@ function tables(status) {
       status.hosts.map((h) => [[h.host, "wide"], whole(h.active), whole(h.waiting), whole(h.saved), [whole(total(h.failed)), total(h.failed) ? "number bad" : "number"], failures(h.failed), [h.parked ? duration(h.parked) : "", "number waits"], size(h.bytes), h.rate ? size(h.rate) : ""])]);
   }
   if (status.files && status.files.length) {
-    found.push(["files", "Files now coming", [["file", "wide"], ["received", "number"], ["of", "number"], ["", ""]],
-      status.files.map((f) => [[f.name, "wide"], size(f.bytes), f.size ? size(f.size) : "?", bar(f.bytes, f.size)])]);
+    found.push(["files", "Files now coming", [["file", "wide"], ["", ""], ["received", "number"], ["of", "number"]],
+      status.files.map((f) => [[f.name, "wide"], bar(f.bytes, f.size), size(f.bytes), f.size ? size(f.size) : "?"])]);
   }
   if (status.reasons && Object.keys(status.reasons).length) {
     found.push(["reasons", "Failed, by reason", [["reason", "wide"], ["files", "number"]],

@@ -53,6 +53,9 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
     if options.no_private:
         # A proxy would resolve and connect out of our control. Otherwise its variables are honoured.
         setopt(pycurl.PROXY, "")
+    elif options.proxy is not None:
+        setopt(pycurl.PROXY, options.proxy)
+        setopt(pycurl.NOPROXY, "")
     elif (hosts := exceptions_in_ascii(os.environ)) is not None:
         setopt(pycurl.NOPROXY, hosts)
 
@@ -125,7 +128,9 @@ class Handle:
         self._head_size = 0
         self._fields: list[bytes] | None = None
         self._http = options.http
-        self._proxies = {} if options.no_private else proxies_in_ascii(os.environ)
+        self._proxies = (
+            {} if options.no_private or options.proxy is not None else proxies_in_ascii(os.environ)
+        )
         self._sharing = False
         self._fresh = False
         self._secure = False

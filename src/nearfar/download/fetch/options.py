@@ -78,6 +78,8 @@ class _FetchOptions(NamedTuple):
     """Fields sent with every request. After a redirect to another origin, only those in
     `request.HARMLESS`."""
     user_agent: str = f"nearfar/{__version__}"
+    proxy: str | None = None
+    """The proxy of every request, as a URL; empty: none; None: what the environment says."""
     http: Literal["auto", "1.1", "h2c"] = "auto"
     """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, even without TLS."""
     ca_file: Path | None = None
@@ -99,8 +101,8 @@ class FetchOptions(_FetchOptions):
         return self
 
     def __repr__(self) -> str:
-        """Without `headers`, which may hold secrets."""
-        return _FetchOptions.__repr__(self._replace(headers=()))
+        """Without `headers` and `proxy`, which may hold secrets."""
+        return _FetchOptions.__repr__(self._replace(headers=(), proxy=None))
 
     @property
     def least_speed(self) -> int:
@@ -132,6 +134,10 @@ class FetchOptions(_FetchOptions):
                 raise ValueError(f"{name} must not be negative")
         if self.http not in ("auto", "1.1", "h2c"):
             raise ValueError("http must be auto, 1.1 or h2c")
+        if self.proxy and (not self.proxy.isascii() or not self.proxy.isprintable() or " " in self.proxy):
+            raise ValueError("proxy: not a URL")
+        if self.proxy and self.no_private:
+            raise ValueError("a proxy and no_private exclude each other: a proxy would connect on its own")
         for name, value in (*self.headers, ("User-Agent", self.user_agent)):
             _check_field(name, value)
 

@@ -360,7 +360,7 @@ class Store:
     def open(self, job: Job, head: Head) -> Draft:
         """Start a file.
 
-        Raises `StoreError`: disk, also if no space for the manifest can be reserved; or refused, for a name
+        Raises `StoreError`: disk, also if no space for the manifest can be reserved; or rejected, for a name
         that leads out of the directory.
         """
         if not self._reserve.full:
