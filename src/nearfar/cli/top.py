@@ -138,7 +138,7 @@ def _watch(reader: Reader, every: float) -> int:
 
     console = Console()
     shown = _shown(reader.read())
-    with StopRequest(announces=False) as stop, ExitStack() as stack:
+    with StopRequest(shows=lambda: True) as stop, ExitStack() as stack:
         live = None
         if console.is_terminal:
             live = Live(shown, console=console, screen=True, auto_refresh=False, vertical_overflow="ellipsis")

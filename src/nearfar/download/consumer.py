@@ -27,11 +27,11 @@ from nearfar.download.messages import (
     decode,
     encode_answer,
 )
-from nearfar.download.model import Failure, Reason, Report, Saved, StoreError, Underway
+from nearfar.download.model import Failure, LargeFile, Reason, Report, Saved, StoreError, Underway
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
 from nearfar.download.transport import IncomingRequest, RequestReceiver
-from nearfar.download.watched import report
+from nearfar.download.watched import large_files, report
 from nearfar.errors import ProtocolError, ShutDown
 
 FORGOTTEN = 900.0
@@ -69,10 +69,16 @@ class Streams:
         drafts = [stream.draft for stream in self._streams.values()]
         return sum(min(1.0, each.size / each.head.length) for each in drafts if each.head.length)
 
+    @property
+    def large(self) -> tuple[LargeFile, ...]:
+        """The large files among them."""
+        drafts = (stream.draft for stream in self._streams.values())
+        return large_files((draft.job, draft.head, draft.size) for draft in drafts)
+
     def report(self) -> Report:
         """The files that are being received, for a dashboard."""
         drafts = (stream.draft for stream in self._streams.values())
-        return report(None, ((draft.head.url, draft.head.length, draft.size) for draft in drafts))
+        return report(None, ((draft.job, draft.head, draft.size) for draft in drafts))
 
     def open(self, request: Open, now: float) -> Failure | None:
         """Start a draft; return None on success. A second request for the same stream starts it again."""
@@ -217,7 +223,8 @@ class Consumer:
     def underway(self) -> Underway:
         """Progress of unsaved files; of a large one, the producer has to send the rest."""
         size = self._streams.size + sum(draft.size for draft, _, _ in self._group)
-        return Underway(size, self._streams.files, "producer" if len(self._streams) else "")
+        waits_for = "producer" if len(self._streams) else ""
+        return Underway(size, self._streams.files, waits_for, self._streams.large)
 
     def report(self) -> Report:
         """The files that are being received, for a dashboard."""

@@ -19,7 +19,7 @@ from nearfar.download.fetch.base import Fetcher
 from nearfar.download.model import Body, Ending, Failure, Head, Job, Report, StoreError, Underway
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
-from nearfar.download.watched import report
+from nearfar.download.watched import large_files, report
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
@@ -178,14 +178,16 @@ class Downloader:
                 size += came
                 files += came / sink.head.length if sink.head and sink.head.length else 0.0
         return Underway(
-            size, min(files, len(self._fetching) + len(self._group)), "host" if self._fetching else ""
+            size,
+            min(files, len(self._fetching) + len(self._group)),
+            "host" if self._fetching else "",
+            large_files((sink.job, sink.head, sink.came) for sink in self._fetching),
         )
 
     def report(self) -> Report:
         """What is under way, for a dashboard."""
         sinks = self._fetching
-        moving = ((sink.job.url, sink.head.length if sink.head else None, sink.came) for sink in sinks)
-        return report(self._fetcher, moving)
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def run(self) -> None:
         """Work until every job has ended, or after `stop` until the started ones have."""

@@ -82,10 +82,10 @@ class LocalProcess:
     def count(self, endings: list[tuple[Any, ...]]) -> None:
         """Subtract ended jobs from `underway`, which includes them until the process sends its next
         message."""
-        size, files, waits_for = self.underway
+        size, files, waits_for, large = self.underway
         fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
         gone = sum(ending[SIZE] for ending in fresh if len(ending) > FAILURE)
-        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for)
+        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for, large)
 
 
 class LocalDownload:
@@ -317,7 +317,8 @@ class LocalDownload:
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]
         waits_for = max((each.waits_for for each in told), default="")  # a host before a consumer
-        return Underway(sum(each.size for each in told), sum(each.files for each in told), waits_for)
+        size, files = sum(each.size for each in told), sum(each.files for each in told)
+        return Underway(size, files, waits_for, tuple(file for each in told for file in each.large))
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
         """A file may have been saved by a process that died before it reported that."""

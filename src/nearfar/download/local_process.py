@@ -56,6 +56,7 @@ class ProcessPlan(NamedTuple):
     directory: Path
     make_fetcher: Callable[[], Fetcher]
     overwrite: bool = False
+    remote_time: bool = False
     downloaders: int = 1
     """Number of processes that each fetch and save, if there are neither producers nor consumers."""
     producers: int = 0
@@ -164,7 +165,7 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
 
     fetcher = plan.make_fetcher()
     job_source = PipeJobs(pipe, lambda: downloader.stop(), reports=plan.reports)
-    with Store(plan.directory, overwrite=plan.overwrite) as store:
+    with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
         downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
         Thread(target=job_source.listen, name="parent", daemon=True).start()
         _collect_seldom()
@@ -199,7 +200,7 @@ def consume(plan: ProcessPlan, routes: Routes, name: str, pipe: Connection[Any, 
     from nearfar.download.store.store import Store
 
     request_receiver = NearRequestReceiver(routes, name, pipe)
-    with Store(plan.directory, overwrite=plan.overwrite) as store:
+    with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
         _collect_seldom()
         Consumer(request_receiver, store).run()
     request_receiver.close(None)

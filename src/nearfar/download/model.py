@@ -84,6 +84,16 @@ class Body(NamedTuple):
     """Attempts made; following redirects is part of one."""
 
 
+class LargeFile(NamedTuple):
+    """Progress of one large file."""
+
+    name: str
+    came: int
+    """Bytes received."""
+    length: int | None
+    """Bytes announced; None if the server did not say."""
+
+
 class Underway(NamedTuple):
     """Progress of what has no ending yet."""
 
@@ -93,6 +103,8 @@ class Underway(NamedTuple):
     """The progress in whole files, where lengths are announced."""
     waits_for: str = ""
     """What is waited for: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nothing."""
+    large: tuple[LargeFile, ...] = ()
+    """Some of the large files among them (`underway.large_files`)."""
 
 
 class HostNow(NamedTuple):

@@ -121,7 +121,7 @@ class ShareJobs:
             self._on_late()
         if now >= self._due:
             self._due = now + TOLD_EVERY
-            size, files, waits_for = self.underway()
+            size, files, waits_for, _ = self.underway()
             # Ended jobs are in progress, too: the account learns of them from the report.
             underway = Underway(size + self._size, files + len(self.ended), waits_for)
             if underway != self._told:

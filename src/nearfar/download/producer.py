@@ -24,7 +24,7 @@ from nearfar.download.model import Body, Ending, Failure, Head, Job, Reason, Rep
 from nearfar.download.outgoing import Batcher, RequestQueue, Upload
 from nearfar.download.redact import redact_url
 from nearfar.download.transport import RequestSender
-from nearfar.download.watched import report
+from nearfar.download.watched import large_files, report
 
 Numbered = tuple[int, Job]
 
@@ -140,11 +140,9 @@ class TransferSink:
         self.paused = False
         self.came = 0
         """Bytes of the present attempt."""
-        self.length: int | None = None
-        """Announced length of the file in bytes."""
+        self.head: Head | None = None
         self._batcher = batcher
         self._on_end = on_end
-        self._head: Head | None = None
         self._parts: list[bytes] = []
         self._size = 0
         self._upload: Upload | None = None
@@ -154,8 +152,7 @@ class TransferSink:
         return self._upload.free_slots if self._upload else self._batcher.post.free_slots
 
     def begin(self, head: Head) -> None:
-        self._head = head
-        self.length = head.length
+        self.head = head
 
     def chunk(self, data: bytes) -> bool:
         self.came += len(data)
@@ -173,8 +170,8 @@ class TransferSink:
         self._size += len(data)
         self._batcher.gathered += len(data)
         if not self._batcher.fits(self._size):
-            assert self._head is not None, "a fetcher begins before it brings bytes"
-            self._upload = self._batcher.upload(self.job, self._head, self._settle)
+            assert self.head is not None, "a fetcher begins before it brings bytes"
+            self._upload = self._batcher.upload(self.job, self.head, self._settle)
             for part in self._ungather():
                 self._upload.write(part)
 
@@ -201,10 +198,10 @@ class TransferSink:
         if self._upload is not None:
             self._upload.finish(body)
             return
-        assert self._head is not None, "a fetcher begins before it is done"
+        assert self.head is not None, "a fetcher begins before it is done"
         parts = self._ungather()
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._batcher.send(File(self.job, self._head, body, data), self._settle)
+        self._batcher.send(File(self.job, self.head, body, data), self._settle)
 
     def failed(self, failure: Failure) -> None:
         self.fetched = True
@@ -277,17 +274,19 @@ class Producer:
         for transfer_sink in self._transfer_sinks:
             if came := transfer_sink.came:
                 size += came
-                files += came / transfer_sink.length if transfer_sink.length else 0.0
+                length = transfer_sink.head and transfer_sink.head.length
+                files += came / length if length else 0.0
         if any(not (transfer_sink.paused or transfer_sink.fetched) for transfer_sink in self._fetching):
             waits_for = "host"
         else:
             waits_for = "consumer" if self._transfer_sinks or self._offers.pending else ""
-        return Underway(size, min(files, len(self._transfer_sinks)), waits_for)
+        large = large_files((each.job, each.head, each.came) for each in self._fetching)
+        return Underway(size, min(files, len(self._transfer_sinks)), waits_for, large)
 
     def report(self) -> Report:
         """What is under way, for a dashboard."""
         sinks = self._transfer_sinks
-        return report(self._fetcher, ((sink.job.url, sink.length, sink.came) for sink in sinks))
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def stop(self) -> None:
         """As `finish`, and drop the jobs that only wait for their host: they have no ending then."""

@@ -1,15 +1,17 @@
-"""What a dashboard shows of a download: per host, and the files that are being received."""
+"""What bars and a dashboard show of a download: the files that are being received, and each host."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from heapq import nlargest
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, FileNow, HostNow, Job, Report
+from nearfar.download.model import Ending, Failure, FileNow, Head, HostNow, Job, LargeFile, Report, StoreError
 from nearfar.download.redact import redact_url
+from nearfar.download.store.names import wanted
 from nearfar.download.urls import UrlError, parse_url
 
 if TYPE_CHECKING:
@@ -22,15 +24,39 @@ MOST_KNOWN = 10_000
 """Hosts that are counted; those of further hosts are counted together."""
 OTHERS = "(other hosts)"
 
-Moving = tuple[str, int | None, int]
-"""A transfer: its URL, the announced size, the bytes that came."""
+LARGE = 4 * 1024 * 1024
+"""Bytes from which a file has a bar of its own: smaller ones come and go too fast."""
+MOST_BARS = 8
+"""Bars at a time: of the files of which most has come."""
+
+Transfer = tuple[Job, Head | None, int]
+"""A job, its response, and the bytes that came."""
 
 
-def report(fetcher: Fetcher | None, transfers: Iterable[Moving]) -> Report:
-    """What is under way in one process."""
+def large_files(transfers: Iterable[Transfer]) -> tuple[LargeFile, ...]:
+    """The large files of `transfers` that have a bar, sorted by name."""
+    found = [
+        (came, job, head)
+        for job, head, came in transfers
+        if head is not None and max(came, head.length or 0) >= LARGE
+    ]
+    shown = nlargest(MOST_BARS, found, key=itemgetter(0))
+    files = [LargeFile(_name(job, head), came, head.length) for came, job, head in shown]
+    return tuple(sorted(files, key=itemgetter(0)))
+
+
+def _name(job: Job, head: Head) -> str:
+    try:
+        return "/".join(wanted(job, head))
+    except StoreError:  # it will fail; until then it is shown by its URL
+        return redact_url(job.url)
+
+
+def report(fetcher: Fetcher | None, transfers: Iterable[Transfer]) -> Report:
+    """What is under way in one process, for a dashboard."""
     found = () if fetcher is None else fetcher.hosts()
     hosts = merged([Report(tuple(each._replace(host=_usual(each.host)) for each in found))]).hosts
-    moving = (each for each in transfers if each[2])
+    moving = ((job.url, head.length if head else None, came) for job, head, came in transfers if came)
     return Report(
         tuple(nlargest(MOST_HOSTS, hosts, key=lambda host: (host.active, host.parked, host.waiting))),
         tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from nearfar.download.fetch.headers import http_date
 from nearfar.download.model import Body, Head, Job, Reason, StoreError, disk
 from nearfar.download.store.digest import Digest
 from nearfar.download.store.folders import Folders
@@ -25,15 +26,35 @@ class Draft:
     """
 
     __slots__ = (
-        *("__weakref__", "_digest", "_flushed", "_folders", "_unsettled", "body", "descriptor", "folder"),
+        *(
+            "__weakref__",
+            "_digest",
+            "_flushed",
+            "_folders",
+            "_latest",
+            "_unsettled",
+            "body",
+            "descriptor",
+            "folder",
+        ),
         *("head", "job", "key", "label", "parts", "sha256", "size", "synced", "temporary", "tried"),
     )
 
     def __init__(
-        self, job: Job, head: Head, key: bytes, folders: Folders, owner: Owner, unsettled: set[Draft]
+        self,
+        job: Job,
+        head: Head,
+        key: bytes,
+        folders: Folders,
+        owner: Owner,
+        unsettled: set[Draft],
+        *,
+        latest: float | None = None,
     ) -> None:
         """`key` is the manifest's key of the job's URL; `unsettled` contains the draft until it is committed
-        or discarded. Raises `StoreError`."""
+        or discarded. `latest`: give the file the time of its last modification that the server names, unless
+        it is after this one (seconds since the epoch). Raises `StoreError`.
+        """
         self.job = job
         self.head = head
         self.body: Body | None = None
@@ -54,6 +75,7 @@ class Draft:
         self.folder = parts[:-1]
         self._digest = Digest()
         self._folders = folders
+        self._latest = latest
         self._flushed = 0
         try:
             folder = folders.at(self.folder, create=True) if self.folder else folders.root
@@ -103,6 +125,11 @@ class Draft:
         if body.sha256 is not None and self.sha256 != body.sha256:
             self.discard()
             raise StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
+        if self._latest is not None and self.descriptor is not None:
+            modified = http_date(self.head.modified)
+            if modified is not None and modified <= self._latest:
+                with contextlib.suppress(OSError, OverflowError):  # not every file system knows every time
+                    os.utime(self.descriptor, (self._latest, modified))
         self.body = body
 
     def rest(self) -> None:

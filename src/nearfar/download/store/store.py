@@ -290,14 +290,18 @@ class Store:
         directory: Path,
         *,
         overwrite: bool = False,
+        remote_time: bool = False,
         clock: Callable[[], float] = time.time,
         step: Callable[[Step], None] = lambda step: None,
     ) -> None:
         """Open `directory`, creating it if necessary. `overwrite`: files of other programs may be replaced.
+        `remote_time`: files get the time of their last modification, where the server names it.
 
         `step` is called after each step of a commit. Raises `StoreError`.
         """
         self._drafts: set[Draft] = set()
+        self._remote_time = remote_time
+        self._clock = clock
         self._room = DraftLimit()
         with contextlib.ExitStack() as stack, _translated(str(directory)):
             self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
@@ -367,7 +371,9 @@ class Store:
             with _translated("no room for a file beside the manifest"):
                 self._reserve.keep()
         self._room.make(self._drafts)
-        return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
+        key = self._manifest.key(job.url)
+        latest = self._clock() if self._remote_time else None
+        return Draft(job, head, key, self._folders, self._owner, self._drafts, latest=latest)
 
     def put(self, job: Job, head: Head, body: Body, data: bytes | memoryview) -> Draft:
         """`open`, write all of `data`, and finish: for a body in one piece."""
