@@ -23,6 +23,9 @@ from nearfar import Pool, Queue
 WAYS = ("without", "unwatched", "watched")
 TICK = os.sysconf("SC_CLK_TCK")
 
+WARM, LASTS = 2.5, 6.0
+"""Seconds of a measurement: of warming up, and of measuring."""
+
 Rate = tuple[float, float]
 """Tasks or items a second, and for each second of CPU time."""
 
@@ -34,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")
     parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     options = parser.parse_args(argv)
-    share = 0.1 if options.quick else 1.0
+    lasts = LASTS / 10 if options.quick else LASTS
     figures: dict[str, Callable[[str], Rate]] = {
-        "near pool, tiny tasks": lambda way: near_tasks(way, int(400_000 * share)),
-        "coordinator, calls": lambda way: calls(way, int(20_000 * share)),
-        "queue, puts and gets": lambda way: items(way, int(200_000 * share)),
+        "near pool, tiny tasks": lambda way: near_tasks(way, lasts),
+        "coordinator, calls": lambda way: calls(way, lasts),
+        "queue, puts and gets": lambda way: items(way, lasts),
     }
     found: dict[str, dict[str, object]] = {}
     print("| a second; ratios to *without* | without | unwatched | for its CPU | watched | for its CPU |")
@@ -67,48 +70,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def near_tasks(way: str, count: int) -> Rate:
+def timed(work: Callable[[], int], cpu: Callable[[], float], lasts: float) -> Rate:
+    """Of `work`, which returns how much it did, called for so many seconds, and before that to warm up: a
+    program that was just started imports, and has its first snapshots and requests."""
+    until = time.perf_counter() + WARM
+    while time.perf_counter() < until:
+        work()
+    done, began, cpu_before = 0, time.perf_counter(), cpu()
+    while (elapsed := time.perf_counter() - began) < lasts:
+        done += work()
+    return done / elapsed, done / (cpu() - cpu_before)
+
+
+def near_tasks(way: str, lasts: float) -> Rate:
     """Of a pool of this process."""
     with (
         Pool(2, dashboard=False if way == "without" else "127.0.0.1:*") as pool,
         watcher(pool.dashboard_url if way == "watched" else None),
     ):
-        pool.map(abs, range(1000))
-        began, cpu = time.perf_counter(), time.process_time()
-        for _ in pool.imap_unordered(abs, range(count)):
-            pass
-        return count / (time.perf_counter() - began), count / (time.process_time() - cpu)
+
+        def work() -> int:
+            return sum(1 for _ in pool.imap_unordered(abs, range(10_000)))
+
+        return timed(work, time.process_time, lasts)
 
 
-def calls(way: str, count: int) -> Rate:
+def calls(way: str, lasts: float) -> Rate:
     """Of a coordinator with two workers."""
     with (
         service(way, "coordinator") as (address, pid),
         service("without", "worker", "--connect", address, "--processes", "2"),
         Pool.connect(address) as pool,
     ):
-        pool.map(len, [b"warm"] * 100)
-        began, cpu = time.perf_counter(), cpu_of(pid)
-        for each in [pool.apply_async(len, (b"x" * 100,)) for _ in range(count)]:
-            each.get()
-        return count / (time.perf_counter() - began), count / (cpu_of(pid) - cpu)
+
+        def work() -> int:
+            for each in [pool.apply_async(len, (b"x" * 100,)) for _ in range(2000)]:
+                each.get()
+            return 2000
+
+        return timed(work, lambda: cpu_of(pid), lasts)
 
 
-def items(way: str, count: int) -> Rate:
+def items(way: str, lasts: float) -> Rate:
     """Of a queue of a process of its own: batches of 20, put and got by this one."""
-    with (
-        service(way, "queue") as (address, pid),
-        Queue.connect(address) as queue,
-    ):
+    with service(way, "queue") as (address, pid), Queue.connect(address) as queue:
         batch = [b"x" * 100] * 20
-        began, cpu = time.perf_counter(), cpu_of(pid)
-        for _ in range(count // 2000):
+
+        def work() -> int:
             for _ in range(100):
                 queue.put_many(batch)
             got = 0
             while got < 2000:
                 got += len(queue.get_many(2000))
-        return count / (time.perf_counter() - began), count / (cpu_of(pid) - cpu)
+            return got
+
+        return timed(work, lambda: cpu_of(pid), lasts)
 
 
 def cpu_of(pid: int) -> float:

@@ -10,7 +10,7 @@ from nearfar.coordinator.statistics import TaskStatistics
 from nearfar.coordinator.task import TaskStatus
 from nearfar.download.account import Ended
 from nearfar.download.fetch.schedule import Schedule
-from nearfar.download.model import Ending, Failure, FileNow, HostNow, Job, Reason, Report, Saved
+from nearfar.download.model import Ending, Failure, FileNow, Head, HostNow, Job, Reason, Report, Saved
 from nearfar.download.watched import MOST_HOSTS, OTHERS, HostTally, file_rows, merged, report
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.records import Settlement
@@ -196,7 +196,11 @@ def test_reports_of_several_processes_are_added() -> None:
 
 
 def test_only_files_that_have_bytes_are_reported_the_largest_first() -> None:
-    moving = [("http://a/?token=hunter2", 100, 5), ("http://a/big", 9000, 1), ("http://a/none", 7, 0)]
+    moving = [
+        (Job("http://a/?token=hunter2"), Head("http://a/", 200, length=100), 5),
+        (Job("http://a/big"), Head("http://a/big", 200, length=9000), 1),
+        (Job("http://a/none"), None, 0),
+    ]
     found = report(None, moving)
     shown = [(file.name, file.came) for file in found.files]
     assert shown == [("http://a/big", 1), ("http://a/?token=***", 5)]
