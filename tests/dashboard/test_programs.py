@@ -299,7 +299,7 @@ def test_a_download(shell: Shell, tmp_path: Path, local: bool) -> None:
     other = hosts[hanging.split("/")[2]]
     assert (other["active"], other["bytes"]) == (1, 30_000)
     assert found["reasons"] == {"http-4xx": 1}
-    assert (found["counts"]["total"], found["counts"]["left"]) == (23, 1)
+    assert (found["counts"]["expected"], found["counts"]["left"]) == (23, 1)
     assert "hunter2" not in json.dumps(found)
 
 

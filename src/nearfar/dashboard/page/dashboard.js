@@ -62,7 +62,7 @@ function tiles(status) {
     if ("agents" in c) add("agents", whole(c.agents));
   }
   if ("saved" in c) {
-    if ("total" in c) add("of all", `${Math.floor(100 * (c.saved + c.already + c.failed) / Math.max(1, c.total))} %`);
+    if ("expected" in c) add("of all", `${Math.floor(100 * (c.saved + c.already + c.failed) / Math.max(1, c.expected))} %`);
     if ("urls" in c) add("URLs read", whole(c.urls));
     add("saved", whole(c.saved));
     if (c.already) add("already there", whole(c.already));
