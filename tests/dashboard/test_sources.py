@@ -196,11 +196,9 @@ def test_reports_of_several_processes_are_added() -> None:
 
 
 def test_only_files_that_have_bytes_are_reported_the_largest_first() -> None:
-    moving = [
-        (Job("http://a/?token=hunter2"), Head("http://a/", 200, length=100), 5),
-        (Job("http://a/big"), Head("http://a/big", 200, length=9000), 1),
-        (Job("http://a/none"), None, 0),
-    ]
-    found = report(None, moving)
+    urls = {"http://a/?token=hunter2": (100, 5), "http://a/big": (9000, 1), "http://a/none": (7, 0)}
+    found = report(
+        None, ((Job(url), Head(url, 200, length=size), came) for url, (size, came) in urls.items())
+    )
     shown = [(file.name, file.came) for file in found.files]
     assert shown == [("http://a/big", 1), ("http://a/?token=***", 5)]

@@ -36,6 +36,8 @@ ONLY_IN = {
         "contrast.runner",  # says which version was measured
     ),
     "msgspec": ("net.frames", "queues.messages", "coordinator.messages"),
+    "redis": ("queues.redis.client",),
+    "nacl": ("queues.redis.signatures",),
     "pycurl": ("download.fetch.curl", "download.fetch.curl_handle"),
     "pickle": ("serialization.pickles",),
     "cloudpickle": ("serialization.pickles",),
@@ -54,6 +56,7 @@ PURE = (
     "queues.broker.ledger",
     "queues.client.producer",
     "queues.client.consumer",
+    "queues.limits",
     "coordinator.agents",
     "coordinator.client_session",
     "coordinator.large_parts",

@@ -415,17 +415,19 @@ def _way(
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     queues = bool(options.producers or options.consumers)
     count = 1 if queues else downloaders(options, run.intake.most_lines)
-    fetching = fetching._replace(connections=options.jobs // count, per_host=options.per_host // count)
+    producers = (options.producers or 1) if queues else 0
+    fetching = fetching._replace(connections=options.jobs // count)
     plan = ProcessPlan(
         directory=options.output,
         make_fetcher=partial(make_fetcher, fetching),
         overwrite=options.overwrite,
         remote_time=options.remote_time,
         downloaders=count,
-        producers=(options.producers or 1) if queues else 0,
+        producers=producers,
         consumers=(options.consumers or 1) if queues else 0,
         jobs=fetching.connections,
         reports=options.dashboard is not None,
+        shared=max(count, producers) > 1,
         prepare=partial(set_up_logging, options),
     )
     near = LocalDownload(plan, run.job_source, before_spawning=start_tracker)

@@ -74,7 +74,11 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Start a program with --dashboard, or a pool or a queue with dashboard=True, to have one.",
     )
     parser.add_argument(
-        "address", nargs="?", default=DEFAULT, metavar="ADDRESS", help=f"of the dashboard ({DEFAULT})"
+        "address",
+        nargs="?",
+        default=DEFAULT,
+        metavar="ADDRESS",
+        help=f"of the dashboard (default: {DEFAULT})",
     )
     add = parser.add_argument_group("options").add_argument
     add("--every", type=seconds, default="1", metavar="S", help="seconds between two updates")

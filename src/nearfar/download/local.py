@@ -8,6 +8,9 @@ inside such a queue may leave a lock of it taken, and block all others for ever.
 generation: its processes are killed, queues and processes are created anew, and jobs without an ending are
 handed out again.
 
+The limits per host are those of all processes together: this process grants each its share
+(`nearfar.queues.limits`).
+
 In both cases the store is queried first, so nothing saved is fetched twice. `local_process` has the code of
 the processes.
 """
@@ -31,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.download.account import Ended, InputJobs
 from nearfar.download.local_process import (
+    LEASE,
     SIGNALS,
     ProcessPlan,
     consume,
@@ -42,6 +46,7 @@ from nearfar.download.model import Ending, Failure, FileNow, HostNow, Job, Repor
 from nearfar.download.store.store import Store
 from nearfar.download.watched import merged
 from nearfar.errors import QueueLost
+from nearfar.queues.limits import Claim, SharedLimits
 
 if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
@@ -76,6 +81,10 @@ class LocalProcess:
         """Jobs that it requested."""
         self.underway = Underway()
         """Their progress, by its last message."""
+        self.name = str(process.pid)
+        self.heard = time.monotonic()
+        self.silent = False
+        """It has lost its permits, because it was not heard for its lease."""
 
         self.report = Report()
 
@@ -116,6 +125,8 @@ class LocalDownload:
         self._fruitless = 0
         """Deaths since a job has ended."""
         self._stopping = False
+        self._limits = SharedLimits()
+        """The limits per host of all processes."""
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -224,7 +235,8 @@ class LocalDownload:
             elif not self._stopping:
                 self._feed()
             self._job_source.turn()
-            ready = wait(self._watched(working), LONGEST_WAIT)
+            self._grant()
+            ready = wait(self._watched(working), self._patience())
             if self._woken in ready:
                 self._woken.recv(4096)
             for child in [child for child in working if child.pipe in ready]:
@@ -240,6 +252,21 @@ class LocalDownload:
                 working += [child for child in self._producers if child not in working]
             working = [child for child in working if child not in dead]
         return True
+
+    def _grant(self) -> None:
+        """Send the processes what they may have of their hosts; take back what a silent one has."""
+        now = time.monotonic()
+        for child in self._producers:
+            if now - child.heard >= LEASE and not child.silent:
+                child.silent = True
+                self._limits.revoke(child.name)
+        if self._limits.due <= now:
+            by_name = {child.name: child for child in self._producers}
+            for name, grants in self._limits.flush(now):
+                self._say(by_name[name], "hosts", [tuple(grant) for grant in grants])
+
+    def _patience(self) -> float:
+        return max(0.0, min(LONGEST_WAIT, self._limits.due - time.monotonic()))
 
     def _replace(self, dead: list[LocalProcess], *, start: bool) -> None:
         """Take back the jobs of processes that died; `start` others in their place."""
@@ -297,6 +324,12 @@ class LocalDownload:
             word, said = child.pipe.recv()
         except (EOFError, OSError):
             child.pipe.close()
+            return
+        now = child.heard = time.monotonic()
+        if word == "hosts" or child.silent:
+            child.silent = False
+            self._limits.claim(child.name, map(Claim._make, said if word == "hosts" else ()), now)
+        if word == "hosts":
             return
         if word == "want":
             child.has_capacity = said
@@ -376,6 +409,7 @@ class LocalDownload:
             self._hear(child)
         self._again.extend(child.given.items())
         self._handed_twice.update(child.given)
+        self._limits.leave(child.name)
         child.pipe.close()
         child.process.close()
 

@@ -17,7 +17,14 @@ from nearfar.net import process, validation
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.net.auth import Access, admit, approach
 from nearfar.net.interrupts import DeferredCall, safe, whose
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises, waits
+from nearfar.queues.base import (
+    BatchDelivery,
+    Promises,
+    RemoteJoinableQueue,
+    RemoteQueue,
+    Transport,
+    waits,
+)
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.records import DeadLetter
 from nearfar.queues.broker.server import Broker
@@ -80,7 +87,7 @@ MAX_UNSETTLED = 1 << 30
 """The default of `max_unsettled`, in bytes."""
 
 
-class FarQueue(BaseQueue):
+class FarQueue(RemoteQueue):
     """A queue over ZeroMQ. Creating one hosts it here; `connect` makes a client of it in any other process.
 
     ``tcp://host:*`` takes any free port; `address` has the result.
@@ -174,7 +181,6 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> Self:
-        """As `QueueFactory.connect`."""
         place = Address.parse_remote(address)
         return cls._reach(place, approach(place, keys, insecure=insecure), wait)
 
@@ -203,7 +209,6 @@ class FarQueue(BaseQueue):
 
     @property
     def address(self) -> str:
-        """The address at which other processes reach the queue."""
         return str(self._place)
 
     # -- the standard interface ------------------------------------------------------------------
@@ -380,10 +385,6 @@ class FarQueue(BaseQueue):
     # -- only for far queues ---------------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """The latest items given up after `max_attempts`: (item, attempts, the reason of each failure).
-
-        The host keeps 10,000 of them, or 64 MiB, and drops the oldest; `counts` counts them all.
-        """
         trusted = bool(self._reached().facts["trusted"])
         return [
             (item, letter.attempts, letter.history)
@@ -420,7 +421,6 @@ class FarQueue(BaseQueue):
         return None if self._host is None else self._host.status()
 
     def counts(self) -> dict[str, int]:
-        """The figures of the host's ledger, such as stored, settled, size, dead, late."""
         return dict(self._reached().ask("counts"))
 
     def stop_hosting(self) -> None:
@@ -542,7 +542,7 @@ def _show(host: Broker, where: bool | str, token: str | os.PathLike[str] | None)
     return made
 
 
-class FarJoinableQueue(FarQueue, BaseJoinableQueue):
+class FarJoinableQueue(FarQueue, RemoteJoinableQueue):
     """A `FarQueue` whose items are done with `task_done`; a leaving consumer gives back the others."""
 
     _settles = False
@@ -553,3 +553,6 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
 
     def join(self) -> None:
         self._reached().puts.join_items()
+
+
+TRANSPORT = Transport(FarQueue, FarJoinableQueue)
