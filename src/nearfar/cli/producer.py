@@ -200,7 +200,7 @@ class ProducerRun:
             "files": file_rows(found),
         }
         if counts.total is not None:
-            status["counts"]["total"] = counts.total
+            status["counts"]["expected"] = counts.total
         if (queue := self.queue_status()) is not None:
             status["queue"] = queue
         return status
