@@ -305,7 +305,7 @@ def check_guarded(address: Address, access: Access) -> None:
     if access.own and not address.local:
         raise AddressError(
             f"{address} can be reached from other machines: give keys, so that it is known who comes in"
-            " (keys=DIR, --keys DIR; `nearfar keys init` makes them), or say insecure=True (--insecure) if"
+            " (keys=DIR, --keys DIR; `nearfar keys init` makes them), or say insecure=True (--no-keys) if"
             " you trust everyone who can reach it"
         )
 
@@ -322,7 +322,7 @@ def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure:
     elif access.own and not address.local:
         raise AddressError(
             f"cannot verify who answers at {address}: give the keys that its owner made for you (keys=DIR,"
-            " --keys DIR), or say insecure=True (--insecure) if you trust the network"
+            " --keys DIR), or say insecure=True (--no-keys) if you trust the network"
         )
     return access
 

@@ -48,6 +48,8 @@ class QueueFactory(Generic[N, F]):
         if not isinstance(maxsize, int):
             raise TypeError(f"maxsize is a number of items, not {maxsize!r}")
         if address is None:
+            if options.pop("dashboard", False):
+                raise ValueError("a near queue has no host that could count: dashboard= needs an address")
             return self._near(maxsize, **options)
         return self._at(address)(maxsize, address, **options)  # type: ignore[call-arg]
 

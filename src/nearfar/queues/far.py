@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from multiprocessing import util
 from threading import get_ident
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nearfar.errors import Full, QueueLost, ShutDown
 from nearfar.net import process, validation
@@ -26,12 +26,18 @@ from nearfar.queues.base import (
     waits,
 )
 from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.records import DeadLetter
 from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.client import QueueClient
 from nearfar.queues.client.consumer import NOTHING, DeliveredChunk, DeliveredItem, Hand
 from nearfar.queues.client.producer import MANY, PutBuffer
 from nearfar.queues.client.takes import DELIVERY, FarDelivery, Runs, run_of
 from nearfar.serialization import item_codec
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import QueueStatus
+    from nearfar.dashboard.server import Dashboard
 
 _leaving: dict[QueueClient, util.Finalize] = {}
 """Clients of garbage-collected queues that have not said goodbye yet, and what waits for each at the exit of
@@ -104,6 +110,9 @@ class FarQueue(RemoteQueue):
       the iteration of a later client ends at once.
     * `lanes`: the ports that the additional sockets may use, such as ``"5600-5700"``.
     * `wait`: seconds that a call waits for a host that does not answer before it raises `QueueLost`.
+    * `dashboard`: serve a page, JSON and metrics at ``HOST:PORT`` while this process hosts the queue; True:
+      ``127.0.0.1:8787``, or another port if that is in use (`dashboard_url`). `dashboard_token`: a file with
+      the token that a browser must show; needed beyond loopback.
 
     An item is done when the thread that got it requests its next one, or when the queue is closed there, at
     the latest by the normal exit of the process. Until then it is redelivered if its consumer dies.
@@ -113,6 +122,7 @@ class FarQueue(RemoteQueue):
     """
 
     _settles = True  # requesting the next item settles the one before
+    _dashboard: Dashboard | None = None
 
     def __init__(
         self,
@@ -129,6 +139,8 @@ class FarQueue(RemoteQueue):
         keys: str | os.PathLike[str] | None = None,
         insecure: bool = False,
         wait: float = 60.0,
+        dashboard: bool | str = False,
+        dashboard_token: str | os.PathLike[str] | None = None,
     ) -> None:
         """Raises `AddressError`, `KeysError`, and `ValueError` for a lease out of range."""
         if not validation.lease(lease):
@@ -149,6 +161,12 @@ class FarQueue(RemoteQueue):
         )
         ports = None if lanes is None else parse_ports(lanes)
         host = Broker(place, ledger, access, lease=lease, ports=ports)
+        if dashboard is not False:
+            try:
+                self._dashboard = _show(host, dashboard, dashboard_token)
+            except BaseException:
+                host.close(0)
+                raise
         self._set_up(host.address, access, wait)
         self._host: Broker | None = host
         # after the children, which may still use the queue, were joined
@@ -367,13 +385,40 @@ class FarQueue(RemoteQueue):
     # -- only for far queues ---------------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        end = self._reached()
-        trusted = bool(end.facts["trusted"])
+        trusted = bool(self._reached().facts["trusted"])
         return [
-            (item, attempts, tuple(history))
-            for count, body, _, attempts, history in end.ask("dead letters")
-            for item in item_codec.decode(body, count, trusted=trusted)
+            (item, letter.attempts, letter.history)
+            for letter in self.encoded_dead_letters()
+            for item in item_codec.decode(letter.body, letter.count, trusted=trusted)
         ]
+
+    def encoded_dead_letters(self) -> list[DeadLetter]:
+        """As `dead_letters`, without reading the items, which may be pickles: each letter is of one or more
+        of a producer."""
+        return [
+            DeadLetter(count, body, producer, attempts, tuple(history))
+            for count, body, producer, attempts, history in self._reached().ask("dead letters")
+        ]
+
+    def requeue_dead_letters(self) -> int:
+        """Put the dead letters that the host keeps into the queue again, each with new attempts; returns how
+        many items that were. The bound does not apply to them, and their producers are not told of them."""
+        return int(self._reached().ask("requeue"))
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Where a browser finds the dashboard; None if there is none."""
+        return None if self._dashboard is None else self._dashboard.url
+
+    def show(self, board: Board, close: Callable[[], None] = lambda: None) -> None:
+        """In the process that hosts the queue: publish its status on `board` from now on, and call `close` at
+        the end of the hosting."""
+        if self._host is not None:
+            self._host.show(board, close)
+
+    def status(self) -> QueueStatus | None:
+        """The status of the queue for a dashboard; None in a process that does not host it."""
+        return None if self._host is None else self._host.status()
 
     def counts(self) -> dict[str, int]:
         return dict(self._reached().ask("counts"))
@@ -484,6 +529,17 @@ class FarQueue(RemoteQueue):
         """Start anew in the child of a fork, which must not use the parent's threads, sockets and locks."""
         process.keep(self._end, self._host)
         self._set_up(self._place, self._access, self._wait)
+
+
+def _show(host: Broker, where: bool | str, token: str | os.PathLike[str] | None) -> Dashboard:
+    # Only here: few queues have one.
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.server import Dashboard
+
+    board = Board("queue", str(host.address))
+    made = Dashboard(board, where, token)
+    host.show(board, made.close)
+    return made
 
 
 class FarJoinableQueue(FarQueue, RemoteJoinableQueue):
