@@ -204,7 +204,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=pool_place,
         metavar="ADDRESS",
         help="let the workers of the coordinator there download; local:N: so many processes of this command."
-        " Each has the options of fetching to itself, and must reach the queue at its address as given here",
+        " Each has the options of fetching to itself, but for the limits per host, which all share; each must"
+        " reach the queue at its address as given here",
     )
     add_queue_options(parser, local=True)
     return parser
@@ -309,9 +310,10 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
     address = queue_address(options)
     with (
         StopRequest() as stop,
-        closing(make_fetcher(fetching)) as fetcher,
         _request_sender(options, address) as request_sender,
+        closing(make_fetcher(fetching)) as fetcher,
     ):
+        fetcher.share(request_sender.limits)
         producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
         _run(producer, request_sender, stop, hosts=options.bind is not None)
     return stop
