@@ -144,6 +144,7 @@ def fetch_share(order: Order) -> ShareReport:
             order.queue, insecure=order.insecure, wait=order.wait, helper=True
         )
         try:
+            fetcher.share(request_sender.limits)
             producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
             producer.run()
         finally:

@@ -36,9 +36,20 @@ LOOK = 0.1
 WORTH_TELLING = 5.0
 """Lowest Retry-After, in seconds, that is logged."""
 
+SEND_FAILED = 55
+"""libcurl's code; it tries again by itself where receiving failed, but not where sending did."""
+STALE = Trouble(Reason.CONNECT, "the connection was closed before it was used again", transient=True)
 LEASE_LOST = Trouble(Reason.CONNECT, "its permit was taken back", transient=True)
 
 log = logging.getLogger(__name__)
+
+
+def make_multi(options: FetchOptions) -> pycurl.CurlMulti:
+    """A multi handle, with connections of its own."""
+    multi = pycurl.CurlMulti()
+    multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+    multi.setopt(pycurl.M_MAXCONNECTS, 2 * options.connections)
+    return multi
 
 
 class CurlFetcher:
@@ -60,9 +71,7 @@ class CurlFetcher:
         self._rng = rng or random.Random()
         self._clock = clock
         self._fields = RequestFields(self._options)
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self._options.connections)
+        self._multi = make_multi(self._options)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -143,9 +152,12 @@ class CurlFetcher:
         self._shared = SharedHosts(self._schedule, limits)
 
     def _stop_sharing(self) -> None:
+        """End sharing, and close all connections. No transfer may be active."""
         if self._shared is not None:
             self._shared.end()
             self._shared = None
+            self._multi.close()
+            self._multi = make_multi(self._options)
 
     def wake(self) -> None:
         # A full pipe wakes the reader as well; a closed one has no reader.
@@ -306,8 +318,11 @@ class CurlFetcher:
         transfer, host = handle.transfer, handle.host
         assert transfer is not None
         step = Step.ENDED
+        stale = code == SEND_FAILED and handle.stale()
         try:
-            if code or not handle.plain():
+            if stale:
+                transfer.trouble, step = STALE, Step.RETRY
+            elif code or not handle.plain():
                 step = transfer.finish(handle.conclude(code, message))
         finally:
             if self._shared is not None:
@@ -322,7 +337,10 @@ class CurlFetcher:
             )
             if step is Step.ENDED:
                 self._in_flight -= 1
-        if step is not Step.ENDED or transfer.trouble is not None:
+        if stale:
+            transfer.again(counts=False)
+            self._schedule.add(transfer.url.host, transfer, first=True)
+        elif step is not Step.ENDED or transfer.trouble is not None:
             self._go_on(transfer, host, step)
 
     def _go_on(self, transfer: Transfer, host: str, step: Step) -> None:
