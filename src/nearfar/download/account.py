@@ -29,6 +29,16 @@ class Ended(NamedTuple):
     what: Saved | Failure
 
 
+def in_this_run(ended: Ended, started: float) -> Ended:
+    """The ending of a job that was handed out twice, in a run that `started` then (seconds since the epoch).
+
+    Its file may have been saved by a process that died before it reported that.
+    """
+    if isinstance(ended.what, Saved) and ended.what.time >= started:
+        return Ended(Ending.SAVED, ended.what)
+    return ended
+
+
 class Summary:
     """The counts of a run; `str` is the summary printed at its end."""
 

@@ -30,7 +30,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
 from nearfar import Executor
-from nearfar.download.account import Ended, InputJobs
+from nearfar.download.account import Ended, InputJobs, in_this_run
 from nearfar.download.far_transport import open_request_sender
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.factory import make_fetcher
@@ -350,21 +350,12 @@ class Pooled:
         self._fruitless = 0
         self._pace.note(len(report.ended), report.seconds)
         for number, ended in report.ended:
-            self._job_source.end(number, self._in_this_run(number, ended))
+            twice = number in self._handed_twice
+            self._job_source.end(number, in_this_run(ended, self._started) if twice else ended)
         done = {number for number, _ in report.ended}
         again = [job for job in share if job[0] not in done]
         self._again.extend(again)
         self._handed_twice.update(number for number, _ in again)
-
-    def _in_this_run(self, number: int, ended: Ended) -> Ended:
-        """A file may have been saved for a worker that died before it reported that."""
-        if (
-            number in self._handed_twice
-            and isinstance(ended.what, Saved)
-            and ended.what.time >= self._started
-        ):
-            return Ended(Ending.SAVED, ended.what)
-        return ended
 
     def _fail(self, share: Share, error: BaseException) -> None:
         self._fruitless += 1

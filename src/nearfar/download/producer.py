@@ -304,6 +304,9 @@ class Producer:
         self._resuming: set[TransferSink] = set()
         """Transfers that start once a store has read their partial file again."""
         self._losses: dict[int, int] = {}
+        """How often a job's consumer was lost since its file got further, by the job's number."""
+        self._furthest: dict[int, int] = {}
+        """The bytes of it that were durable then."""
         self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
         """Since when there is no consumer; None if there was one, or the warning was logged."""
@@ -413,13 +416,22 @@ class Producer:
             self._transfer_sinks.add(transfer_sink)
             if number in self._offers.partials:
                 to, partial_file = self._offers.partials.pop(number)
+                self._note_progress(number, partial_file)
                 self._resuming.add(transfer_sink)
                 transfer_sink.resume(partial_file, to, self._start)
             else:
                 self._start(transfer_sink, None)
 
+    def _note_progress(self, number: int, partial_file: Partial) -> None:
+        """A file that gets further between two losses of a consumer is not given up."""
+        if number in self._losses and partial_file.size > self._furthest.get(number, 0):
+            self._losses[number] = 1
+            self._furthest[number] = partial_file.size
+
     def _start(self, transfer_sink: TransferSink, partial_file: Partial | None) -> None:
         self._resuming.discard(transfer_sink)
+        if partial_file is not None:
+            log.info("continuing %s", partial_file.told_of(redact_url(transfer_sink.job.url)))
         if transfer_sink in self._transfer_sinks:
             self._fetching.add(transfer_sink)
             self._fetcher.add(transfer_sink.job, transfer_sink, partial_file)
@@ -455,6 +467,7 @@ class Producer:
             self._again(transfer_sink)
         else:
             self._losses.pop(transfer_sink.number, None)
+            self._furthest.pop(transfer_sink.number, None)
             ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
             self._job_source.end(transfer_sink.number, Ended(ending, verdict))
 
