@@ -9,8 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nearfar.cli.common import StopRequest, set_up_logging, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
 from nearfar.cli.exits import Exit, OutputLost, give_up_output, tell, tell_json
 from nearfar.cli.options import (
@@ -30,6 +32,11 @@ from nearfar.download.store.store import Store
 from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
 from nearfar.net.memory import keep_freed_memory
 from nearfar.output import Output
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import Status
+    from nearfar.download.far_transport import FarRequestReceiver
 
 FAREWELL = 30.0
 """Seconds to send the last answers."""
@@ -98,6 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar=("FORMAT", "FILE"),
         help="write DIR's manifest to FILE (-: standard output) as jsonl or csv, and exit",
     )
+    add_dashboard_options(parser)
     add_queue_options(parser)
     add_expected_producers(parser.add_argument_group("with --bind"))
     return parser
@@ -125,7 +133,10 @@ def _work(options: argparse.Namespace, store: Store, progress: Progress) -> int:
     # Imported here: an export needs no ZeroMQ.
     from nearfar.download.far_transport import open_request_receiver
 
-    with StopRequest(shows=lambda: progress.live) as stop:
+    with (
+        dashboard(options, "consumer") as board,
+        StopRequest(shows=lambda: progress.live) as stop,
+    ):
         request_receiver = open_request_receiver(
             queue_address(options),
             bind=options.queue is None,
@@ -137,7 +148,7 @@ def _work(options: argparse.Namespace, store: Store, progress: Progress) -> int:
             producers=options.expected_producers,
         )
         consumer = Consumer(request_receiver, store, on_turn=lambda: showing.turn())
-        showing = _Showing(progress, consumer, stop)
+        showing = _Showing(progress, consumer, stop, board, request_receiver)
         stop.tell(consumer.stop)
         try:
             place = describe_place(request_receiver.address, hosts=options.queue is None)
@@ -175,10 +186,19 @@ def _report(options: argparse.Namespace, received: Received, code: int) -> None:
 class _Showing:
     """Shows the progress of a consumer, at most every `SHOWN_EVERY` seconds."""
 
-    def __init__(self, progress: Progress, consumer: Consumer, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        consumer: Consumer,
+        stop: StopRequest,
+        board: Board | None,
+        request_receiver: FarRequestReceiver,
+    ) -> None:
         self._progress = progress
         self._consumer = consumer
         self._stop = stop
+        self._board = board
+        self._request_receiver = request_receiver
         self._shown = 0.0
 
     def turn(self) -> None:
@@ -187,10 +207,34 @@ class _Showing:
         if now - self._shown >= SHOWN_EVERY:
             self._shown = now
             self._progress.show(self._counts(), now)
+        if self._board is not None:
+            self._board.look(self._status, now)
 
     def close(self) -> None:
         """Show the end."""
         self._progress.close(self._counts(), time.monotonic())
+
+    def _status(self) -> Status:
+        """The status for the dashboard."""
+        from nearfar.download.watched import file_rows
+
+        counts = self._counts()
+        found: Status = {
+            "address": self._request_receiver.address,
+            "ready": True,
+            "waits_for": counts.waits_for,
+            "counts": {
+                "saved": counts.saved,
+                "failed": counts.failed.total(),
+                "received": counts.bytes,
+                "streams": self._consumer.in_hand,
+            },
+            "reasons": dict(counts.failed),
+            "files": file_rows(self._consumer.report()),
+        }
+        if (queue := self._request_receiver.queue_status()) is not None:
+            found["queue"] = queue
+        return found
 
     def _counts(self) -> Counts:
         received, underway = self._consumer.received, self._consumer.underway

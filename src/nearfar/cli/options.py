@@ -31,6 +31,8 @@ DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
 
 MOST = 1_000_000_000
 """The largest number that an option accepts."""
+LEAST_RATE = 0.001
+"""The lowest rate per second that an option accepts."""
 MOST_BYTES = 1_000_000_000_000_000
 LONGEST_NUMBER = 40
 """Characters of a number."""
@@ -84,6 +86,18 @@ def seconds(text: str) -> float:
     return value
 
 
+def frequency(text: str) -> float:
+    """A number per second, above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not LEAST_RATE <= value <= MOST:
+        said = f"{_short(text)} is not a number per second of at least {LEAST_RATE:g}, and at most {MOST:,}"
+        raise argparse.ArgumentTypeError(said)
+    return value
+
+
 def lease_seconds(text: str) -> float:
     """The seconds of a lease."""
     from nearfar.net import validation
@@ -101,13 +115,18 @@ def _short(text: str) -> str:
 
 
 def pool_place(text: str) -> int | str:
-    """The place of a pool: the address of a coordinator, or ``local:N`` as a number of processes."""
+    """The place of a pool: the address of a coordinator, or of another engine, or ``local:N`` as a number of
+    processes."""
     if text.startswith("local:"):
         return positive(text.removeprefix("local:"))
+    from nearfar.net import schemes
     from nearfar.net.addresses import Address
 
     try:
-        Address.parse_remote(text)
+        if "://" in text and not text.startswith(("tcp://", "ipc://")):
+            schemes.load(schemes.POOLS, text)
+        else:
+            Address.parse_remote(text)
     except AddressError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
@@ -279,8 +298,20 @@ def _add_requests(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_limits(add: Callable[..., argparse.Action]) -> None:
-    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at a time")
-    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host")
+    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at a time of this command")
+    add(
+        "--per-host",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="connections to one host, of all producers and workers of the queue together",
+    )
+    add(
+        "--host-rate",
+        type=frequency,
+        metavar="N",
+        help="requests a second to one host, likewise (default: no limit)",
+    )
     add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
     add(
         "--max-size",
@@ -345,6 +376,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
     return FetchOptions(
         connections=options.jobs,
         per_host=options.per_host,
+        host_rate=options.host_rate,
         expect=tuple(options.expect),
         headers=tuple(options.header),
         max_size=options.max_size,

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from nearfar.cli.common import StopRequest, set_up_logging, start_tracker, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
 from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.options import (
@@ -42,11 +43,14 @@ from nearfar.download.input import Arguments, DescriptorSource, Intake, Source
 from nearfar.download.local import LocalDownload
 from nearfar.download.local_process import ProcessPlan
 from nearfar.download.model import StoreError, Underway
+from nearfar.download.watched import HostTally, file_rows
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 from nearfar.net.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from nearfar import Executor
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import QueueStatus, Status
     from nearfar.download.far_transport import FarRequestSender
     from nearfar.download.pooled import Pooled
     from nearfar.download.producer import Producer
@@ -63,8 +67,16 @@ log = logging.getLogger("nearfar.producer")
 class ProducerRun:
     """Use it as a context manager; leaving it closes everything and commits the failures file."""
 
-    def __init__(self, source: Source, failures: Path, progress: Progress, *, as_json: bool = False) -> None:
-        """`as_json`: print the result as JSON."""
+    def __init__(
+        self,
+        source: Source,
+        failures: Path,
+        progress: Progress,
+        *,
+        as_json: bool = False,
+        board: Board | None = None,
+    ) -> None:
+        """`as_json`: print the result as JSON; `board`: where the status is published."""
         self.stop = StopRequest(shows=lambda: progress.live)
         self.account = Account()
         self.intake = Intake(source)
@@ -74,6 +86,13 @@ class ProducerRun:
         self.job_source = InputJobs(self.intake, self.account, self._failures, self._show)
         self._progress = progress
         self._as_json = as_json
+        self._board = board
+        self.queue_status: Callable[[], QueueStatus | None] = lambda: None
+        """Set to what returns the status of the queue, if this program hosts one."""
+        self.address = ""
+        self._tally = HostTally()
+        if board is not None:
+            self.job_source.on_end = self._tally.ended
         self._shown = 0.0
         self._all_counted = True
         self._closed = False
@@ -156,6 +175,35 @@ class ProducerRun:
         if now - self._shown >= SHOWN_EVERY:
             self._shown = now
             self._progress.show(self._counts(self.account.summary(), self.job_source.underway()), now)
+        if self._board is not None:
+            self._board.look(self._status, now)
+
+    def _status(self) -> Status:
+        """The status for the dashboard."""
+        summary, found = self.account.summary(), self.job_source.report()
+        counts = self._counts(summary, self.job_source.underway())
+        status: Status = {
+            "address": self.address,
+            "ready": True,
+            "waits_for": counts.waits_for,
+            "counts": {
+                "urls": summary.urls,
+                "saved": counts.saved,
+                "already": counts.already,
+                "failed": counts.failed.total(),
+                "left": summary.left,
+                "waiting": self.intake.waiting(),
+                "received": counts.bytes,
+            },
+            "reasons": dict(counts.failed),
+            "hosts": self._tally.rows(found),
+            "files": file_rows(found),
+        }
+        if counts.total is not None:
+            status["counts"]["expected"] = counts.total
+        if (queue := self.queue_status()) is not None:
+            status["queue"] = queue
+        return status
 
     def _counts(self, summary: Summary, underway: Underway = _NOTHING) -> Counts:
         total = summary.urls + self.intake.waiting() if self.intake.ended else None
@@ -275,9 +323,11 @@ def make_parser() -> argparse.ArgumentParser:
         type=pool_place,
         metavar="ADDRESS",
         help="let the workers of the coordinator there download; local:N: so many processes of this command."
-        " Each has the options of fetching to itself, finds the files of --cacert, --cert and --key on its"
-        " own machine, and must reach the queue at its address as given here",
+        " Each has the options of fetching to itself, but for the limits per host, which all share; it finds"
+        " the files of --cacert, --cert and --key on its own machine, and must reach the queue at its address"
+        " as given here",
     )
+    add_dashboard_options(parser)
     add_queue_options(parser, local=True)
     return parser
 
@@ -340,7 +390,10 @@ def _dry_run(options: argparse.Namespace, source: Source) -> int:
 
 
 def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source, progress: Progress) -> int:
-    with ProducerRun(source, options.failures, progress, as_json=options.json) as run:
+    with (
+        dashboard(options, "producer") as board,
+        ProducerRun(source, options.failures, progress, as_json=options.json, board=board) as run,
+    ):
         try:
             with run.stop:
                 _way(options)(options, fetching, run)
@@ -364,16 +417,19 @@ def _way(
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     queues = bool(options.producers or options.consumers)
     count = 1 if queues else downloaders(options, run.intake.most_lines)
-    fetching = fetching._replace(connections=options.jobs // count, per_host=options.per_host // count)
+    producers = (options.producers or 1) if queues else 0
+    fetching = fetching._replace(connections=options.jobs // count)
     plan = ProcessPlan(
         directory=options.output,
         make_fetcher=partial(make_fetcher, fetching),
         overwrite=options.overwrite,
         remote_time=options.remote_time,
         downloaders=count,
-        producers=(options.producers or 1) if queues else 0,
+        producers=producers,
         consumers=(options.consumers or 1) if queues else 0,
         jobs=fetching.connections,
+        reports=options.dashboard is not None,
+        shared=max(count, producers) > 1,
         prepare=partial(set_up_logging, options),
     )
     near = LocalDownload(plan, run.job_source, before_spawning=start_tracker)
@@ -404,9 +460,13 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
     from nearfar.download.producer import Producer
 
     address = queue_address(options)
-    with closing(make_fetcher(fetching)) as fetcher, _request_sender(options, address) as request_sender:
+    with (
+        _request_sender(options, address) as request_sender,
+        closing(make_fetcher(fetching)) as fetcher,
+    ):
+        fetcher.share(request_sender.limits)
         producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
-        _run(producer, request_sender, run.stop, hosts=options.bind is not None)
+        _run(producer, request_sender, run, hosts=options.bind is not None)
 
 
 @contextmanager
@@ -429,12 +489,17 @@ def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRe
 
 
 def _run(
-    work: Producer | Pooled, request_sender: FarRequestSender, stop: StopRequest, *, hosts: bool
+    work: Producer | Pooled,
+    request_sender: FarRequestSender,
+    run: ProducerRun,
+    *,
+    hosts: bool,
 ) -> None:
     """Run `work` once its queue is reached, unless a stop is requested before."""
-    stop.tell(work.stop)
+    run.stop.tell(work.stop)
+    run.address, run.queue_status = request_sender.address, request_sender.queue_status
     log.info("%s", describe_place(request_sender.address, hosts=hosts))
-    if stop.reaches(request_sender.reach):
+    if run.stop.reaches(request_sender.reach):
         # Consumers wait until the producer leaves, even if its list is empty.
         request_sender.attend()
         work.run()
@@ -484,4 +549,4 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRu
             Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.no_keys
         )
         pooled = Pooled(run.job_source, executor, request_sender, order)
-        _run(pooled, request_sender, run.stop, hosts=options.bind is not None)
+        _run(pooled, request_sender, run, hosts=options.bind is not None)

@@ -15,6 +15,7 @@ from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.parser import Parser
 from nearfar.cli.progress import number, size
 from nearfar.download.model import StoreError
+from nearfar.download.store.partials import KEPT
 from nearfar.download.verify import Verified, digests, verify, verify_saved
 
 LONGEST = 60.0
@@ -118,6 +119,7 @@ def _say(verified: Verified, wanted: Mapping[str, str] | None) -> None:
         tell(f"{folder}: {number(files, 'file')} {as_what}")
     _say_each("WRONG", verified.complaints)
     _say_each("not in the list", verified.unlisted)
+    _say_each("unfinished", verified.unfinished)
     good = f"{len(verified.sizes):,}"
     if wanted is not None:
         good = f"{good} of {number(len(wanted), 'url')} saved and"
@@ -135,6 +137,9 @@ def _say_each(what: str, found: Sequence[str]) -> None:
 def _say_what_to_do(verified: Verified, *, repair: bool) -> None:
     for repaired in verified.repaired:
         tell(f"repaired: {repaired}")
+    if verified.unfinished:
+        days = KEPT / 86_400
+        tell(f"the producer's command continues unfinished files; they are removed after {days:.0f} days")
     if not verified.complaints:
         return
     if repair:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nearfar.download.fetch.base import HostLimits
 from nearfar.download.model import Underway
 from nearfar.download.transport import IncomingRequest, RequestReceiver, RequestSender, Undeliverable
 from nearfar.errors import Empty, QueueLost
@@ -16,6 +17,9 @@ from nearfar.queues.client.consumer import DeliveredItem
 from nearfar.queues.client.takes import DELIVERY
 from nearfar.queues.far import FarQueue
 from nearfar.serialization import item_codec
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.model import QueueStatus
 
 MOST_QUEUED = 32 * 1024 * 1024
 """Bytes that the queue may hold."""
@@ -37,6 +41,8 @@ class FarRequestSender(RequestSender):
         self._end = QueueClient(
             address.seen_from_here(), access, wait=wait, helper=helper, on_change=lambda: self.on_event()
         )
+        self.limits: HostLimits = self._end.limits
+        """Of hosts, shared by all producers of the queue."""
         self._to: dict[int, str] = {}
         self._last_entry: Any = None
         self._sent = 0
@@ -76,6 +82,10 @@ class FarRequestSender(RequestSender):
         """Report to the host the progress of files that were not put yet, or not answered. Never waits."""
         self._end.mention("underway bytes", underway.size)
         self._end.mention("underway parts", int(underway.files * PARTS))
+
+    def queue_status(self) -> QueueStatus | None:
+        """The queue's status, for a dashboard; None if another process hosts it."""
+        return None if self._host is None else self._host.status()
 
     def underway(self) -> tuple[int, float]:
         """Bytes and files reported by all producers, by the host's last message. Never waits."""
@@ -133,6 +143,10 @@ class FarRequestReceiver(RequestReceiver):
     def address(self) -> str:
         """The address at which others find the queue, with its actual port (never ``*``)."""
         return str(self._address)
+
+    def queue_status(self) -> QueueStatus | None:
+        """The queue's status, for a dashboard; None if another process hosts it."""
+        return None if self._host is None else self._host.status()
 
     def receive(self, timeout: float | None) -> FarIncomingRequest | None:
         try:

@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from nearfar.download.fetch.base import Sink, Trouble
+from nearfar.download.fetch.base import HostLimits, Sink, Trouble
 from nearfar.download.fetch.curl_handle import ABORTED, Handle, pycurl
 from nearfar.download.fetch.headers import is_known
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.request import RequestFields
 from nearfar.download.fetch.schedule import Schedule
+from nearfar.download.fetch.shared_hosts import OwnLimits, SharedHosts
 from nearfar.download.fetch.transfer import ANSWERED, Step, Throttle, Transfer, backoff, park
-from nearfar.download.model import Job, Reason
+from nearfar.download.model import HostNow, Job, Partial, Reason
 from nearfar.download.redact import redact_url
 from nearfar.download.urls import UrlError
 
@@ -35,7 +36,20 @@ LOOK = 0.1
 WORTH_TELLING = 5.0
 """Lowest Retry-After, in seconds, that is logged."""
 
+SEND_FAILED = 55
+"""libcurl's code; it tries again by itself where receiving failed, but not where sending did."""
+STALE = Trouble(Reason.CONNECT, "the connection was closed before it was used again", transient=True)
+LEASE_LOST = Trouble(Reason.CONNECT, "its permit was taken back", transient=True)
+
 log = logging.getLogger(__name__)
+
+
+def make_multi(options: FetchOptions) -> pycurl.CurlMulti:
+    """A multi handle, with connections of its own."""
+    multi = pycurl.CurlMulti()
+    multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+    multi.setopt(pycurl.M_MAXCONNECTS, 2 * options.connections)
+    return multi
 
 
 class CurlFetcher:
@@ -57,13 +71,16 @@ class CurlFetcher:
         self._rng = rng or random.Random()
         self._clock = clock
         self._fields = RequestFields(self._options)
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self._options.connections)
+        self._multi = make_multi(self._options)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
-        self._schedule: Schedule[Transfer] = Schedule(self._options.connections, self._options.per_host)
+        self._schedule: Schedule[Transfer] = Schedule(
+            self._options.connections, self._options.per_host, self._options.host_rate
+        )
+        self._shared: SharedHosts | None = None
+        if self._options.host_rate:
+            self.share(OwnLimits(clock))
         self._throttle = Throttle(self._options.rate, clock())
         self._refused: list[tuple[Sink, Trouble]] = []
         self._dropped: set[int] = set()
@@ -80,10 +97,10 @@ class CurlFetcher:
     def in_flight(self) -> int:
         return self._in_flight
 
-    def add(self, job: Job, sink: Sink) -> None:
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
         self._in_flight += 1
         try:
-            transfer = Transfer(job, sink, self._options, self._fields)
+            transfer = Transfer(job, sink, self._options, self._fields, partial)
         except UrlError as error:
             self._refused.append((sink, Trouble(Reason.REFUSED, str(error))))
             return
@@ -120,12 +137,27 @@ class CurlFetcher:
     def has_capacity(self) -> bool:
         return self._schedule.has_capacity
 
+    def hosts(self) -> list[HostNow]:
+        return [HostNow(*each) for each in self._schedule.hosts(self._clock())]
+
     def _break_off(self, handle: Handle) -> None:
         del self._active[handle.curl]
         self._over = deque(over for over in self._over if over[0] is not handle.curl)
         self._multi.remove_handle(handle.curl)
         self._schedule.release(handle.host)
         handle.close()
+
+    def share(self, limits: HostLimits) -> None:
+        self._stop_sharing()
+        self._shared = SharedHosts(self._schedule, limits)
+
+    def _stop_sharing(self) -> None:
+        """End sharing, and close all connections. No transfer may be active."""
+        if self._shared is not None:
+            self._shared.end()
+            self._shared = None
+            self._multi.close()
+            self._multi = make_multi(self._options)
 
     def wake(self) -> None:
         # A full pipe wakes the reader as well; a closed one has no reader.
@@ -138,6 +170,8 @@ class CurlFetcher:
         if self._resumed:
             self._unpause()
         self._settle()
+        if self._shared is not None:
+            self._keep_to_limits(self._shared)
         self._start(self._clock())
         self._wait(timeout)
         if not self._throttle.wait(self._clock()):
@@ -158,6 +192,9 @@ class CurlFetcher:
         self._resumed.clear()
         self._dropped.clear()
         self._in_flight = 0
+        self._stop_sharing()
+        if self._options.host_rate:
+            self.share(OwnLimits(self._clock))
 
     def close(self) -> None:
         self.cancel()
@@ -193,6 +230,8 @@ class CurlFetcher:
                 self._schedule.release(host)
                 continue
             handle = self._idle.pop() if self._idle else Handle(self._options, self._throttle)
+            if transfer.fresh and self._shared is not None:
+                self._shared.close_idle(host, self._active.values(), coming=1)
             try:
                 handle.load(transfer, host)
             except Exception as error:
@@ -206,12 +245,26 @@ class CurlFetcher:
             self._active[handle.curl] = handle
             self._multi.add_handle(handle.curl)
 
+    def _keep_to_limits(self, shared: SharedHosts) -> None:
+        """Exchange claims and grants; break off the transfers whose permits were taken back."""
+        for host, count in shared.exchange(self._active.values(), self._clock()):
+            at_host = [handle for handle in self._active.values() if handle.host == host]
+            for handle in at_host[-count:]:
+                transfer = handle.transfer
+                assert transfer is not None
+                self._break_off(handle)
+                transfer.trouble = LEASE_LOST
+                transfer.again(counts=False)
+                self._schedule.add(transfer.url.host, transfer, first=True)
+
     def _wait(self, timeout: float) -> None:
         """Sleep until libcurl, the rate limit, the schedule or `wake` requires work."""
         now = self._clock()
         deadline = self._schedule.deadline()
         if deadline is not None:
             timeout = min(timeout, deadline - now)
+        if self._shared is not None:
+            timeout = min(timeout, self._shared.due() - now)
         readers, writers = list[int](), list[int]()
         pause = self._throttle.wait(now)
         if pause:
@@ -265,10 +318,15 @@ class CurlFetcher:
         transfer, host = handle.transfer, handle.host
         assert transfer is not None
         step = Step.ENDED
+        stale = code == SEND_FAILED and handle.stale()
         try:
-            if code or not handle.plain():
+            if stale:
+                transfer.trouble, step = STALE, Step.RETRY
+            elif code or not handle.plain():
                 step = transfer.finish(handle.conclude(code, message))
         finally:
+            if self._shared is not None:
+                self._shared.ended(handle)
             self._multi.remove_handle(curl)
             self._idle.append(handle)
             trouble = transfer.trouble
@@ -279,7 +337,10 @@ class CurlFetcher:
             )
             if step is Step.ENDED:
                 self._in_flight -= 1
-        if step is not Step.ENDED or transfer.trouble is not None:
+        if stale:
+            transfer.again(counts=False)
+            self._schedule.add(transfer.url.host, transfer, first=True)
+        elif step is not Step.ENDED or transfer.trouble is not None:
             self._go_on(transfer, host, step)
 
     def _go_on(self, transfer: Transfer, host: str, step: Step) -> None:
@@ -289,7 +350,7 @@ class CurlFetcher:
             self._wait_for(host, transfer, now)
             return
         if trouble is not None and trouble.retry_after:
-            self._schedule.park(host, now + park(trouble, self._options))
+            self._schedule.park(host, now + park(trouble, self._options), now)
         if step is Step.FOLLOW:
             self._schedule.add(transfer.url.host, transfer, first=True)
         elif step is Step.RETRY:

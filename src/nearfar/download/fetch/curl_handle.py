@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from nearfar.download.fetch.base import HEAD_AT_MOST, Trouble, from_curl, too_large_head
@@ -14,7 +15,7 @@ from nearfar.download.fetch.request import exceptions_in_ascii, proxies_in_ascii
 from nearfar.download.fetch.transfer import Throttle, Transfer
 from nearfar.download.model import Reason
 
-__all__ = ["Handle", "configure", "pycurl"]
+__all__ = ["Handle", "configure", "pycurl", "shut_connection"]
 
 
 try:
@@ -76,6 +77,18 @@ def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
         curl.setopt(pycurl.CAINFO, str(ca_file))
     if options.ca_file is None and paths.capath is not None:
         curl.setopt(pycurl.CAPATH, paths.capath)
+
+
+def shut_connection(descriptor: int, port: int) -> None:
+    """End an idle connection of libcurl with this local port. libcurl notices that later, at the latest when
+    it sends on it (see `Handle.stale`).
+
+    Nothing happens if libcurl has closed it: the descriptor may be of another file by now.
+    """
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        name = connection.getsockname()
+        if isinstance(name, tuple) and name[1] == port:
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 ABORT = -1
@@ -230,6 +243,22 @@ class Handle:
         if code in HEAD_ERRORS and sum(map(len, self._lines)) > HEAD_AT_MOST:
             return too_large_head()
         return from_curl(code, message, self._answered, reused=not self.curl.getinfo(pycurl.NUM_CONNECTS))
+
+    def stale(self) -> bool:
+        """The request used an open connection, and nothing came back: that one was closed meanwhile."""
+        return not (self._answered or self._lines or self.pieces or self.curl.getinfo(pycurl.NUM_CONNECTS))
+
+    def local_port(self) -> int:
+        """The local port of the present connection, or of the last one."""
+        return int(self.curl.getinfo(pycurl.LOCAL_PORT))
+
+    def opened(self) -> tuple[int, int] | None:
+        """The local port and the descriptor of the connection that the request has opened; None if it used
+        an open one, or has closed it. Call it before the handle is removed."""
+        if not self.curl.getinfo(pycurl.NUM_CONNECTS):
+            return None
+        port, descriptor = self.local_port(), int(self.curl.getinfo(pycurl.LASTSOCKET))
+        return (port, descriptor) if port > 0 and descriptor >= 0 else None
 
     def pause(self) -> None:
         """Pause receiving. The transfer must not be over."""

@@ -30,7 +30,10 @@ class _FetchOptions(NamedTuple):
     connections: int = 64
     """Transfers at a time, over all hosts (1 to 500)."""
     per_host: int = 16
-    """Transfers at a time to one host and port; over HTTP/2 they share one connection."""
+    """Transfers at a time to one host and port; over HTTP/2 they share one connection. Of all processes
+    together, if the fetcher shares its limits (`Fetcher.share`)."""
+    host_rate: float | None = None
+    """Requests per second to one host and port, likewise; None: no limit."""
 
     connect_timeout: float = 20.0
     """Seconds for name lookup, connection and TLS handshake together."""
@@ -134,7 +137,7 @@ class FetchOptions(_FetchOptions):
         _within("buffer_size", self.buffer_size, 1024, 10 * 1024 * 1024)
         for name in ("connect_timeout", "backoff", "backoff_cap"):
             _positive(name, getattr(self, name))
-        for name in ("total_timeout", "rate"):
+        for name in ("total_timeout", "rate", "host_rate"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
         if self.max_size is not None:

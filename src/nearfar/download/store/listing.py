@@ -18,10 +18,12 @@ from nearfar.download.store.manifest import (
     check_version,
     key_of,
     read_by_key,
+    read_partials,
     read_rows,
     refuse_strangers,
 )
 from nearfar.download.store.names import asked, fold
+from nearfar.download.store.partials import PartialRow
 
 
 class Listing:
@@ -53,6 +55,20 @@ class Listing:
         """Every file, in the order they were saved. Raises `StoreError`."""
         with self._translated():
             yield from read_rows(self._db)
+
+    def partials(self) -> list[PartialRow]:
+        """The partial files that another transfer may continue, or that are being received. Raises
+        `StoreError`."""
+        with self._translated():
+            rows = list(map(PartialRow._make, read_partials(self._db)))
+            return [row for row in rows if self._is_there(row)]
+
+    def _is_there(self, row: PartialRow) -> bool:
+        parts, name = row.place
+        try:
+            return size(name, self._folders.at(parts)) is not None
+        except (OSError, StoreError):
+            return False
 
     def export(self, form: manifest.Form, file: IO[str]) -> None:
         """Write every row to `file` as JSON Lines or CSV. Raises `StoreError`, or OSError of `file`."""
