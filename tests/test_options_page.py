@@ -25,7 +25,7 @@ UNTOLD = {
     "--wait",
     "--help",
 }
-UNTOLD |= {"--expect", "--wait-for-host", "--no-private"}
+UNTOLD |= {"--dashboard", "--dashboard-token", "--expect", "--wait-for-host", "--no-private"}
 """Options of the producer that no other tool has."""
 
 

@@ -61,11 +61,13 @@ class Screen:
     def ctrl_c(self) -> None:
         os.write(self._ours, b"\x03")
 
-    def end(self) -> int:
-        """Read to the end; returns the exit code."""
+    def end(self, *, press: bool = False) -> int:
+        """Read to the end; returns the exit code. `press`: Ctrl-C after each drawing."""
         until = time.monotonic() + LIMIT
         while self._read(until):
             assert time.monotonic() < until
+            if press:
+                self.ctrl_c()
         return self.process.wait(LIMIT)
 
     def lines(self) -> list[str]:
@@ -115,7 +117,9 @@ def downloading(columns: int, folder: Path, web: Web, *words: str) -> Iterator[S
         web.url("/a-file-with-a-very-long-name-indeed-which-is-wider-than-the-terminal.bin"),
         web.url("/b.bin"),
     ]
-    screen = Screen(columns, folder, "producer", "--queue", "local", "-o", "out", *words, *urls)
+    screen = Screen(
+        columns, folder, "producer", "--queue", "local", "-o", "out", "--stall-timeout", "300", *words, *urls
+    )
     try:
         yield screen
     finally:
@@ -137,6 +141,16 @@ def test_bars_never_wrap_and_say_that_ctrl_c_was_received(columns: int, tmp_path
     assert bars and max(map(len, bars)) < columns  # with the terminal's ^C after one of them
     assert "finishing the current work" not in screen.text
     assert "2 urls: 2 saved" in screen.text
+    assert screen.text.rfind("\x1b[?25h") > screen.text.rfind("\x1b[?25l")
+
+
+def test_a_second_ctrl_c_leaves_at_once_with_a_usable_terminal(tmp_path: Path, halves: Web) -> None:
+    with downloading(80, tmp_path, halves) as screen:
+        screen.wait_for("6.3 MB of 6.3 MB")
+        screen.ctrl_c()
+        screen.wait_for("stopping (again: at once)")
+        assert screen.end(press=True) == Exit.INTERRUPTED
+    assert "2 urls:" not in screen.text, "it does not wait, not even for its report"
     assert screen.text.rfind("\x1b[?25h") > screen.text.rfind("\x1b[?25l")
 
 

@@ -323,8 +323,9 @@ def make_parser() -> argparse.ArgumentParser:
         type=pool_place,
         metavar="ADDRESS",
         help="let the workers of the coordinator there download; local:N: so many processes of this command."
-        " Each has the options of fetching to itself, but for the limits per host, which all share; each must"
-        " reach the queue at its address as given here",
+        " Each has the options of fetching to itself, but for the limits per host, which all share; it finds"
+        " the files of --cacert, --cert and --key on its own machine, and must reach the queue at its address"
+        " as given here",
     )
     add_dashboard_options(parser)
     add_queue_options(parser, local=True)

@@ -134,17 +134,19 @@ def describe_briefly(rate: TransferRate, counts: Counts, now: float, room: int) 
     total = "" if counts.total is None else f" of {counts.total:,}"
     failed = f", {counts.failed.total():,} failed" if counts.failed else ""
     left, (_, volume) = rate.left(counts, now), rate.rates(counts, now)
-    speed = f"{size(volume)}/s" + ("" if left is None else f", {duration(left)}")
-    stop, halt = ("stopping (again: at once): ", "stopping: ") if counts.stopping else ("", "")
+    speed = f"{size(volume)}/s" + ("" if left is None else f", {duration(left)} left")
     choices = (
-        f"{stop}{describe(counts)}; {describe_rate(rate, counts, now)}",
-        f"{stop}{counts.done:,}{total}{failed}, {size(counts.bytes)}; {describe_rate(rate, counts, now)}",
-        f"{halt}{counts.done:,}{total}{failed}, {size(counts.bytes)}; {speed}",
-        f"{halt}{counts.done:,}{total}{failed}; {speed}",
-        f"{halt}{counts.done:,}{total}; {speed}",
-        f"{halt}{counts.done:,}{total}",
+        f"{describe(counts)}; {describe_rate(rate, counts, now)}",
+        f"{counts.done:,}{total}{failed}, {size(counts.bytes)}; {describe_rate(rate, counts, now)}",
+        f"{counts.done:,}{total}{failed}, {size(counts.bytes)}; {speed}",
+        f"{counts.done:,}{total}{failed}; {speed}",
+        f"{counts.done:,}{total}; {speed}",
+        f"{counts.done:,}{total}",
     )
-    return next((each for each in choices if len(each) <= room), choices[-1])
+    # What a user can do now is more important than the figures.
+    stopping = ("stopping (again: at once): ", "stopping: ") if counts.stopping else ("",)
+    said = [before + choice for before in stopping for choice in choices]
+    return next((each for each in said if len(each) <= room), said[-1])
 
 
 def number(count: int, noun: str) -> str:

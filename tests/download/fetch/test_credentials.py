@@ -172,20 +172,24 @@ def test_a_login_is_sent_to_its_host(
     assert web.log[0].fields.get("authorization") == expected
 
 
+@pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize(
     ("logins", "sent"),
     [({"127.0.0.1": "x"}, None), ({"": "d"}, None), ({"127.0.0.1": "x", "127.0.0.2": "y"}, "y")],
 )
-def test_after_a_redirect_only_that_hosts_own_login_is_sent(
-    logins: dict[str, str], sent: str | None, fetcher: MakeFetcher
+def test_after_a_redirect_only_that_hosts_own_login_is_sent_and_only_over_https(
+    logins: dict[str, str], sent: str | None, secure: bool, tmp_path: Path, fetcher: MakeFetcher
 ) -> None:
-    with Web() as web, Web(host="127.0.0.2") as other:
-        web.routes["/a"] = redirect(f"http://127.0.0.2:{other.port}/b")
+    tls = Tls.make(tmp_path, name="127.0.0.2")
+    with Web() as web, Web(host="127.0.0.2", tls=tls.server if secure else None) as other:
+        web.routes["/a"] = redirect(other.url("/b", "127.0.0.2"))
         other.routes["/b"] = content(b"x")
         known = tuple(Login(host, "u", password) for host, password in logins.items())
-        fetch_all(fetcher(logins=known), web.url("/a"))
+        (sink,) = fetch_all(fetcher(logins=known, ca_file=tls.ca_file), web.url("/a"))
+        assert bytes(sink.data) == b"x"
         assert "authorization" in web.log[0].fields
-        assert other.log[0].fields.get("authorization") == (sent and basic("u", sent))
+        expected = basic("u", sent) if sent and secure else None
+        assert other.log[0].fields.get("authorization") == expected
 
 
 # -- client certificates ---------------------------------------------------------------------------

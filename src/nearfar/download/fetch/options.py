@@ -87,8 +87,8 @@ class _FetchOptions(NamedTuple):
     http: Literal["auto", "1.1", "h2c"] = "auto"
     """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, even without TLS."""
     logins: tuple[Login, ...] = ()
-    """User names and passwords by host, for URLs without their own. The one without a host is for the listed
-    URL's origin only, and not after a redirect."""
+    """User names and passwords by host, for URLs without their own; after a redirect to another origin, only
+    over https. The one without a host is for the origin of the listed URL only."""
     cookies: tuple[GivenCookie, ...] = ()
     """Cookies sent to the hosts that they are for, also after a redirect."""
     cert_file: Path | None = None

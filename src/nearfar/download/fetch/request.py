@@ -58,8 +58,9 @@ class RequestFields:
 
     def login(self, url: Url, *, own_origin: bool) -> tuple[str, str] | None:
         """The user name and password for `url`. `own_origin`: it has the origin of the listed URL, where a
-        user's own Authorization field comes first."""
-        if not self._logins or (own_origin and self._own_login):
+        user's own Authorization field comes first. Any other was chosen by a server: it gets the login only
+        over https."""
+        if not self._logins or (self._own_login if own_origin else url.scheme != "https"):
             return None
         found = self._logins.get(_host_of(url).strip("[]"))
         return self._logins.get("") if found is None and own_origin else found
