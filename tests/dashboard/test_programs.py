@@ -146,7 +146,7 @@ def test_where_nothing_could_be_shown_a_dashboard_is_refused() -> None:
 
     with ThreadPoolExecutor(1) as threads, pytest.raises(ValueError, match="workers of its own"):
         Pool(executor=threads, dashboard=True)
-    with pytest.raises(ValueError, match="dashboard= needs an address"):
+    with pytest.raises(ValueError, match="dashboard= is for a queue that this process hosts"):
         Queue(5, dashboard=True)
 
 

@@ -47,11 +47,12 @@ class QueueFactory(Generic[N, F]):
             )
         if not isinstance(maxsize, int):
             raise TypeError(f"maxsize is a number of items, not {maxsize!r}")
-        if address is None:
-            if options.pop("dashboard", False):
-                raise ValueError("a near queue has no host that could count: dashboard= needs an address")
+        far = None if address is None else self._at(address)
+        if not hasattr(far, "dashboard_url") and options.pop("dashboard", False):
+            raise ValueError("dashboard= is for a queue that this process hosts, at tcp:// or ipc://")
+        if far is None:
             return self._near(maxsize, **options)
-        return self._at(address)(maxsize, address, **options)  # type: ignore[call-arg]
+        return far(maxsize, address, **options)  # type: ignore[call-arg]
 
     def connect(
         self,
