@@ -348,10 +348,13 @@ class Downloader:
                 draft = self.store.resumed(sink.job, resumption)
             except StoreError as error:
                 log.warning("%s cannot be continued: %s", redact_url(sink.job.url), error)
-            if draft is not None:
+            if draft is None:
+                sink.partial = None
+            elif sink.partial is not None:
                 sink.resume(draft)
+                log.info("continuing %s", sink.partial.told_of(redact_url(sink.job.url)))
             self._fetching.add(sink)
-            self._fetcher.add(sink.job, sink, sink.partial if draft is not None else None)
+            self._fetcher.add(sink.job, sink, sink.partial)
 
     def _drop(self) -> None:
         """Drop the transfers whose files have failed."""

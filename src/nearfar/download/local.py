@@ -32,7 +32,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.download.account import Ended, InputJobs
+from nearfar.download.account import InputJobs, in_this_run
 from nearfar.download.local_process import (
     LEASE,
     SIGNALS,
@@ -42,7 +42,7 @@ from nearfar.download.local_process import (
     produce,
     read_ending,
 )
-from nearfar.download.model import Ending, Failure, FileNow, HostNow, Job, Report, Saved, Underway
+from nearfar.download.model import Failure, FileNow, HostNow, Job, Report, Saved, Underway
 from nearfar.download.store.store import Store
 from nearfar.download.watched import merged
 from nearfar.errors import QueueLost
@@ -123,7 +123,8 @@ class LocalDownload:
         self._again: deque[tuple[int, Job]] = deque()
         self._handed_twice: set[int] = set()
         self._fruitless = 0
-        """Deaths since a job has ended."""
+        """Deaths since a job has ended, or a process got further in its files than any before."""
+        self._furthest = 0
         self._stopping = False
         self._limits = SharedLimits()
         """The limits per host of all processes."""
@@ -336,6 +337,9 @@ class LocalDownload:
             return
         if word == "underway":
             child.underway = Underway._make(said)
+            if child.underway.size > self._furthest:
+                self._furthest = child.underway.size
+                self._fruitless = 0
             return
         if word == "report":
             hosts, files = said
@@ -345,23 +349,15 @@ class LocalDownload:
         child.count(said)
         for number, *ending in said:
             del child.given[number]
-            self._job_source.end(number, self._in_this_run(number, read_ending(*ending)))
+            ended = read_ending(*ending)
+            twice = number in self._handed_twice
+            self._job_source.end(number, in_this_run(ended, self._started) if twice else ended)
 
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]
         waits_for = max((each.waits_for for each in told), default="")  # a host before a consumer
         size, files = sum(each.size for each in told), sum(each.files for each in told)
         return Underway(size, files, waits_for, tuple(file for each in told for file in each.large))
-
-    def _in_this_run(self, number: int, ended: Ended) -> Ended:
-        """A file may have been saved by a process that died before it reported that."""
-        if (
-            number in self._handed_twice
-            and isinstance(ended.what, Saved)
-            and ended.what.time >= self._started
-        ):
-            return Ended(Ending.SAVED, ended.what)
-        return ended
 
     def _tell(self, children: list[LocalProcess], word: str) -> None:
         for child in children:
@@ -376,8 +372,11 @@ class LocalDownload:
         for child in dead:
             code = child.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            what = f"a {self._role(child)} process ({child.process.pid}, {how})"
-            log.warning("lost %s", what, extra={"event": "lost"})
+            role, pid = self._role(child), child.process.pid
+            fields = {"worker": pid, "role": role, "reason": how}
+            log.warning(
+                "lost a %s process (%d, %s)", role, pid, how, extra={"event": "lost", "fields": fields}
+            )
 
     def _dismiss(self) -> bool:
         """End the consumers: every producer has ended, so none waits for them."""

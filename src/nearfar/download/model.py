@@ -119,6 +119,11 @@ class Partial(NamedTuple):
         """Whether `url` sent the bytes. A validator says nothing about the file at another URL."""
         return source_of(url, self.source[:_SALT]) == self.source
 
+    def told_of(self, url: str) -> str:
+        """For a message: `url`, which must be redacted, and how much of its file there is."""
+        of = "" if self.length is None else f" of {self.length:,}"
+        return f"{url} after {self.size:,}{of} bytes"
+
     @property
     def etag(self) -> str | None:
         """The validator, if it is an entity tag."""

@@ -64,11 +64,6 @@ class RequestQueue:
     def free_slots(self) -> bool:
         return self.held < self._room
 
-    @property
-    def idle(self) -> bool:
-        """True if every request was answered."""
-        return not self._asked and not self._waiting
-
     def hold(self, size: int) -> None:
         """Count `size` bytes that will be sent (negative: that were given up)."""
         self.held += size

@@ -30,7 +30,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
 from nearfar import Executor
-from nearfar.download.account import Ended, InputJobs
+from nearfar.download.account import Ended, InputJobs, in_this_run
 from nearfar.download.far_transport import open_request_sender
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.factory import make_fetcher
@@ -144,6 +144,7 @@ def fetch_share(order: Order) -> ShareReport:
             order.queue, insecure=order.insecure, wait=order.wait, helper=True
         )
         try:
+            fetcher.share(request_sender.limits)
             producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
             producer.run()
         finally:
@@ -349,27 +350,20 @@ class Pooled:
         self._fruitless = 0
         self._pace.note(len(report.ended), report.seconds)
         for number, ended in report.ended:
-            self._job_source.end(number, self._in_this_run(number, ended))
+            twice = number in self._handed_twice
+            self._job_source.end(number, in_this_run(ended, self._started) if twice else ended)
         done = {number for number, _ in report.ended}
         again = [job for job in share if job[0] not in done]
         self._again.extend(again)
         self._handed_twice.update(number for number, _ in again)
 
-    def _in_this_run(self, number: int, ended: Ended) -> Ended:
-        """A file may have been saved for a worker that died before it reported that."""
-        if (
-            number in self._handed_twice
-            and isinstance(ended.what, Saved)
-            and ended.what.time >= self._started
-        ):
-            return Ended(Ending.SAVED, ended.what)
-        return ended
-
     def _fail(self, share: Share, error: BaseException) -> None:
         self._fruitless += 1
         if self._fruitless >= FRUITLESS:
             raise PoolBroken(f"{FRUITLESS} shares in a row failed, the last one: {_line(error)}") from error
-        log.warning("%s", _line(error), extra={"event": "lost"})
+        reason = _line(error)
+        fields = {"reason": reason, "urls": len(share)}
+        log.warning("%s", reason, extra={"event": "lost", "fields": fields})
         self._handed_twice.update(number for number, _ in share)
         if len(share) > 1:
             size = max(1, len(share) // PIECES)

@@ -304,6 +304,9 @@ class Producer:
         self._resuming: set[TransferSink] = set()
         """Transfers that start once a store has read their partial file again."""
         self._losses: dict[int, int] = {}
+        """How often a job's consumer was lost since its file got further, by the job's number."""
+        self._furthest: dict[int, int] = {}
+        """The bytes of it that were durable then."""
         self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
         """Since when there is no consumer; None if there was one, or the warning was logged."""
@@ -379,7 +382,11 @@ class Producer:
             self._alone_since = None
         elif self._clock() - self._alone_since >= LONELY:
             self._alone_since = None
-            log.warning("no consumer has come to the queue yet: waiting for one")
+            fields = {"waits_for": "consumer"}
+            log.warning(
+                "no consumer has come to the queue yet: waiting for one",
+                extra={"event": "waiting", "fields": fields},
+            )
 
     def _all_taken(self) -> bool:
         return self._job_source.exhausted and not self._offers.ready and not self._offers.pending
@@ -409,13 +416,22 @@ class Producer:
             self._transfer_sinks.add(transfer_sink)
             if number in self._offers.partials:
                 to, partial_file = self._offers.partials.pop(number)
+                self._note_progress(number, partial_file)
                 self._resuming.add(transfer_sink)
                 transfer_sink.resume(partial_file, to, self._start)
             else:
                 self._start(transfer_sink, None)
 
+    def _note_progress(self, number: int, partial_file: Partial) -> None:
+        """A file that gets further between two losses of a consumer is not given up."""
+        if number in self._losses and partial_file.size > self._furthest.get(number, 0):
+            self._losses[number] = 1
+            self._furthest[number] = partial_file.size
+
     def _start(self, transfer_sink: TransferSink, partial_file: Partial | None) -> None:
         self._resuming.discard(transfer_sink)
+        if partial_file is not None:
+            log.info("continuing %s", partial_file.told_of(redact_url(transfer_sink.job.url)))
         if transfer_sink in self._transfer_sinks:
             self._fetching.add(transfer_sink)
             self._fetcher.add(transfer_sink.job, transfer_sink, partial_file)
@@ -451,13 +467,19 @@ class Producer:
             self._again(transfer_sink)
         else:
             self._losses.pop(transfer_sink.number, None)
+            self._furthest.pop(transfer_sink.number, None)
             ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
             self._job_source.end(transfer_sink.number, Ended(ending, verdict))
 
     def _again(self, transfer_sink: TransferSink) -> None:
         """The consumer was lost before it confirmed the file: it is fetched again unless it is saved."""
         losses = self._losses[transfer_sink.number] = self._losses.get(transfer_sink.number, 0) + 1
-        log.warning("lost with its consumer, to be fetched again: %s", redact_url(transfer_sink.job.url))
+        url = redact_url(transfer_sink.job.url)
+        log.warning(
+            "lost with its consumer, to be fetched again: %s",
+            url,
+            extra={"event": "lost", "fields": {"url": url, "attempt": losses}},
+        )
         if losses < TRIES:
             self._offers.offer([(transfer_sink.number, transfer_sink.job)])
         else:

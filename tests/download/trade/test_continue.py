@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from nearfar.download.messages import (
 )
 from nearfar.download.model import Body, Head, Job, Partial, Saved
 from nearfar.download.outgoing import BEAT
+from nearfar.download.producer import TRIES
 from nearfar.download.store import draft as draft_module
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
@@ -206,34 +207,50 @@ def test_the_file_of_a_living_producer_stays_with_it(ends: Ends) -> None:
     assert isinstance(ends.finish("s"), Verdicts)
 
 
-def world(tmp_path: Path, wait: Callable[[World], bool]) -> World:
-    """Two consumers of one folder; the one that has half of the file dies, once `wait` says so."""
+def world(tmp_path: Path, moments: list[int]) -> World:
+    """Consumers of one folder: the one that has the file dies when it has so many bytes, and is replaced."""
     made = World({URL: DATA})
     made.fetcher.validator = '"1"'
-    made.consumer("a", tmp_path)
-    made.consumer("b", tmp_path)
+    for name in "abcdefghij"[: len(moments) + 1]:
+        made.consumer(name, tmp_path)
 
     def strike() -> bool:
-        for name, consumer in made.consumers.items():
-            if consumer.in_hand and consumer.underway.size > HALF and wait(made):
+        for name, consumer in list(made.consumers.items()):
+            if consumer.in_hand and consumer.underway.size > moments[0]:
                 [draft] = made.stores[name]._drafts
                 assert durable(draft)
                 made.kill(name)
-                return True
-        return False
+                moments.pop(0)
+        return not moments
 
     made.events.append(strike)
     return made
 
 
 def test_a_file_is_continued_by_another_consumer_of_the_folder(tmp_path: Path) -> None:
-    made = world(tmp_path, lambda made: True)
+    made = world(tmp_path, [HALF])
     summary = made.fetch(URL)
     made.close()
     assert summary.saved == 1 and summary.complete
     assert (tmp_path / "a.bin").read_bytes() == DATA
     assert made.fetcher.asked[URL] == 2
     assert HALF < made.fetcher.continued[URL] <= len(DATA)
+
+
+def test_a_file_that_gets_further_is_not_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given more losses of consumers than a file may have that starts again each time."""
+    caplog.set_level("INFO")
+    moments = [*range(600_000, 2_000_000, 200_000)]
+    losses = len(moments)
+    assert losses > TRIES
+    made = world(tmp_path, moments)
+    summary = made.fetch(URL)
+    made.close()
+    assert summary.saved == 1 and summary.complete
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert made.fetcher.asked[URL] == losses + 1
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("continuing")]
+    assert len(told) == losses and told[0].startswith(f"continuing {URL} after ")
 
 
 def test_a_producer_sends_little_and_often_over_a_slow_line(ends: Ends) -> None:

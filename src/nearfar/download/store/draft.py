@@ -31,17 +31,7 @@ class Draft:
     """
 
     __slots__ = (
-        *(
-            "__weakref__",
-            "_digest",
-            "_due",
-            "_flushed",
-            "_folders",
-            "_latest",
-            "_partials",
-            "_recording",
-            "_resumed",
-        ),
+        *("__weakref__", "_digest", "_due", "_flushed", "_folders", "_latest", "_partials", "_recording"),
         *("_source", "_unsettled", "body", "descriptor", "folder", "head", "job", "key", "label", "parts"),
         *("recorded", "sha256", "size", "synced", "temporary", "tried"),
     )
@@ -94,7 +84,6 @@ class Draft:
         self._partials = partials
         self._unsettled = unsettled
         self._recording = False
-        self._resumed = resumption is not None
         self._source = ""
         self._flushed = 0
         self._due = time.monotonic() + FIRST if partials is not None else 0.0
@@ -263,11 +252,6 @@ class Draft:
             os.fsync(self.descriptor)
             self.synced = True
             self.close()
-
-    @property
-    def was_resumed(self) -> bool:
-        """An earlier transfer has begun it."""
-        return self._resumed
 
     def release(self) -> None:
         """Keep the bytes so far for another transfer, if it can continue them; otherwise `discard`."""
