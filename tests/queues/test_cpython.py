@@ -36,6 +36,13 @@ NOT_OF_THREADS = {
 }
 
 
+MANY_ITEMS = (
+    "test_shutdown_all_methods_in_many_threads",
+    "test_shutdown_immediate_all_methods_in_many_threads",
+)
+"""They put up to 65,536 items one by one: each is an exchange with the server of a queue in Redis."""
+
+
 class OverTransport:
     """Makes the queues of one transport, and closes them after each test."""
 
@@ -79,6 +86,16 @@ class OverThreads(OverTransport):
         return Queue()
 
 
+def _copied(case: Any, method: str) -> Any:
+    """A method of its own, whose marks are not those of other transports."""
+
+    def copied(self: Any) -> None:
+        getattr(super(case, self), method)()
+
+    copied.__name__ = method
+    return copied
+
+
 def _cases(name: str, bases: tuple[type, ...], skipped: Mapping[str, str]) -> dict[str, type]:
     """A test case of `bases` for each transport, without the methods in `skipped`."""
     cases = {}
@@ -87,6 +104,9 @@ def _cases(name: str, bases: tuple[type, ...], skipped: Mapping[str, str]) -> di
         case = type(title, (*bases, unittest.TestCase), {"transport": transport, "__module__": __name__})
         if transport.name == "ipc":  # as tcp, with other sockets
             case = pytest.mark.slow(case)
+        for method in MANY_ITEMS if transport.name == "redis" else ():
+            if hasattr(case, method):
+                setattr(case, method, pytest.mark.slow(pytest.mark.timeout(300)(_copied(case, method))))
         for method, reason in skipped.items():
             if hasattr(case, method):
                 setattr(case, method, unittest.skip(reason)(getattr(case, method)))

@@ -49,8 +49,9 @@ def load(group: str, address: str) -> Any:
         except ModuleNotFoundError as error:
             if place not in _EXTRAS or (error.name or "").partition(".")[0] == "nearfar":
                 raise
-            hint = f"pip install 'nearfar[{_EXTRAS[place]}]'"
-            raise AddressError(f"{scheme}:// needs the package {error.name}: {hint}") from None
+            raise AddressError(
+                f"{scheme}:// needs the package {error.name}: pip install 'nearfar[{_EXTRAS[place]}]'"
+            ) from None
     added = _added(group)
     if scheme not in added:
         known = ", ".join(sorted({*_BUILT_IN[group], *added}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -234,6 +235,10 @@ def test_a_password_file_that_cannot_be_read_is_named_at_once(tmp_path: Path) ->
 def tls(tmp_path: Path) -> Iterator[redis_server.Server]:
     import trustme
 
+    command = [redis_server.PROGRAM, "--port", "0", "--tls-port", "1"]  # ends for lack of a certificate
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    if "No tls-cert-file" not in asked.stdout + asked.stderr:
+        pytest.skip(f"this {redis_server.PROGRAM} was built without TLS")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     issued = authority.issue_cert("127.0.0.1")
