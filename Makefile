@@ -1,7 +1,7 @@
 # From a bare clone, with make and a Python of at least 3.11: everything else goes into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test pythons clean
+.PHONY: help demo test docs pythons clean
 
 VENV := .venv
 BUILT := $(VENV)/.built
@@ -29,6 +29,10 @@ test: $(BUILT)  ## tests under every Python from 3.11 found here, then lint and 
 	$(if $(TOX),,$(FORECAST)) \
 	$(VENV)/bin/tox run $(TOX)
 
+docs: $(BUILT)  ## build the documentation site, and serve it at http://127.0.0.1:8001
+	@$(VENV)/bin/tox run -q -e docs
+	@echo "http://127.0.0.1:8001 (Ctrl-C ends it)"; $(VENV)/bin/python -m http.server -b 127.0.0.1 -d .tox/docs/html 8001
+
 pythons:  ## Python 3.14 and 3.15 for make test, from Debian's unstable suite, into the user's cache folder
 	@.ci/newer-pythons "$(PYTHONS)" 3.14 3.15
 
@@ -47,5 +51,5 @@ $(BUILT): pyproject.toml
 	fi; \
 	echo "building $(VENV) with $$($$found --version)"; \
 	"$$found" -m venv --clear $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[download,contrast,test]' 'tox>=4.20'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[download,contrast,metrics,test]' 'tox>=4.20'
 	@touch $@

@@ -19,7 +19,6 @@ import zmq
 from hypothesis import settings
 
 from nearfar.net import sockets
-from nearfar.net.auth import VARIABLE
 from tests.support.interpreters import is_between
 from tests.support.keys import make_keys
 from tests.support.leaks import Belongings, leaks_since, watch_shared_memory
@@ -106,7 +105,10 @@ def temporary_folder() -> Iterator[None]:
         patch.setenv("PYTEST_DEBUG_TEMPROOT", outside)
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
-        patch.delenv(VARIABLE, raising=False)
+        for name in os.environ:
+            if name.startswith("NEARFAR_") and not name.startswith(("NEARFAR_CHAOS_", "NEARFAR_COMPOSE")):
+                patch.delenv(name)
+        patch.setenv("NEARFAR_CONFIG", "")
         make_keys()
         yield
     shutil.rmtree(folder, ignore_errors=True)

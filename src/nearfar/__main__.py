@@ -7,7 +7,7 @@ import signal
 import sys
 
 from nearfar import __version__
-from nearfar.cli import exits
+from nearfar.cli import PROGRAMS, exits
 from nearfar.cli.exits import Exit, leave
 from nearfar.net.failures import on_service_failure, shortage
 
@@ -15,19 +15,6 @@ TYPE_CHECKING = False  # not from typing, whose import would slow down the start
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
-
-PROGRAMS = {
-    "producer": "download URLs and put the files on a queue",
-    "consumer": "get files from a queue and save them",
-    "verify": "compare what was saved with a list of digests",
-    "queue": "host a queue by itself",
-    "coordinator": "coordinate a pool by itself",
-    "worker": "join a pool with this machine's processes",
-    "keys": "make keys, and decide which clients are admitted",
-    "gallery": "serve generated images over HTTP, for trials",
-    "contrast": "measure queues, pools and the effects of faults, on this machine",
-    "demo": "show everything on this machine, in under a minute",
-}
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
@@ -53,7 +40,7 @@ def usage() -> str:
     """The help text: a line for each program."""
     lines = [f"  {name:<12} {does}" for name, does in PROGRAMS.items()]
     return "\n".join(
-        ["usage: nearfar PROGRAM [OPTION...]", "", *lines, "", "nearfar PROGRAM --help says more."]
+        ["usage: nearfar PROGRAM [OPTION...]", "", *lines, "", "nearfar help PROGRAM says more."]
     )
 
 
@@ -71,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(name: str, rest: Sequence[str]) -> int:
-    if name in ("-h", "--help"):
+    if name == "help" and rest and rest[0] not in ("-h", "--help"):
+        name, *words = rest
+        rest = [*words, "--help"]
+    if name in ("-h", "--help", "help"):
         exits.tell(usage())
         return Exit.OK
     if name in ("-V", "--version"):
@@ -81,7 +71,10 @@ def _main(name: str, rest: Sequence[str]) -> int:
         print(usage(), file=sys.stderr)
         return Exit.USAGE
     if name not in PROGRAMS:
-        print(f"nearfar: there is no program {name!r} (there are: {', '.join(PROGRAMS)})", file=sys.stderr)
+        from nearfar.cli.configuration import did_you_mean
+
+        hint = did_you_mean(name, [*PROGRAMS, "help"]) or f" (there are: {', '.join(PROGRAMS)})"
+        print(f"nearfar: there is no program {name!r}{hint}; see nearfar --help", file=sys.stderr)
         return Exit.USAGE
     from nearfar.cli.common import lift_limit  # late, like everything that only programs need
 

@@ -122,7 +122,7 @@ def test_an_unknown_part_is_a_usage_error(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as left:
         contrast.main(["--only", "weather"])
     assert left.value.code == 2
-    assert "invalid choice: 'weather'" in capsys.readouterr().err
+    assert "'weather' is none of queue, faults, download, pool" in capsys.readouterr().err
 
 
 def test_a_signal_ends_it_and_all_that_it_started(shell: Shell, tmp_path: Path) -> None:

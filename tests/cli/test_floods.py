@@ -48,7 +48,7 @@ def serve(shell: Shell, program: str, access: dict[str, Any], limit: int = DESCR
 
 def words(access: dict[str, Any]) -> list[str]:
     """The command line of such a service as a program."""
-    return ["--keys", access["keys"]] if "keys" in access else ["--insecure"] if access else []
+    return ["--keys", access["keys"]] if "keys" in access else ["--no-keys"] if access else []
 
 
 def accesses(tmp_path: Path, name: str) -> dict[str, Any]:

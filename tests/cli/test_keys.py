@@ -111,7 +111,7 @@ def test_no_program_hosts_beyond_loopback_without_keys_or_insecure(shell: Shell,
     assert (code, out) == (Exit.USAGE, "")
     assert err.splitlines()[-1].startswith(f"nearfar {program}: tcp://0.0.0.0:* can be reached from other")
     assert "--keys DIR" in err
-    assert "--insecure" in err
+    assert "--no-keys" in err
 
 
 @pytest.mark.parametrize("program", ["consumer", "queue", "coordinator", "worker", "producer"])

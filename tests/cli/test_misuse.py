@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from nearfar import __version__
 from nearfar.__main__ import PROGRAMS, main
 from nearfar.cli.exits import Exit
 from nearfar.cli.options import byte_count, lease_seconds, natural, positive, seconds
@@ -78,6 +79,15 @@ def complaint(outcome: Outcome, code: Exit, program: str) -> str:
     return line.removeprefix(begin).partition(": ")[2]
 
 
+def usage_error(outcome: Outcome, program: str) -> str:
+    """As `complaint`, of a wrong command line: nothing but one line, which names the help."""
+    said = complaint(outcome, Exit.USAGE, program)
+    assert outcome[1:] == ("", outcome[2]) and outcome[2].count("\n") == 1
+    error, separator, where = said.rpartition("; see nearfar ")
+    assert separator and where.startswith(program) and where.endswith(" --help")
+    return error
+
+
 # -- the command line itself -----------------------------------------------------------------------
 
 
@@ -88,7 +98,7 @@ def test_without_a_program_it_shows_the_help_and_the_usage_exit_code(run: Run) -
     assert all(f"\n  {name} " in err for name in PROGRAMS)
 
 
-@pytest.mark.parametrize("line", ["nonsense", "--nonsense", "-", "--", "Queue", "'que ue'"])
+@pytest.mark.parametrize("line", ["nonsense", "--nonsense", "-", "--", "'two words'"])
 def test_an_unknown_program_is_an_error_that_lists_the_programs(run: Run, line: str) -> None:
     code, out, err = run(line)
     assert (code, out, err.count("\n")) == (Exit.USAGE, "", 1)
@@ -96,18 +106,118 @@ def test_an_unknown_program_is_an_error_that_lists_the_programs(run: Run, line: 
     assert all(name in err for name in PROGRAMS)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("Queue", "queue"),
+        ("prodcuer", "producer"),
+        ("coordinate", "coordinator"),
+        ("verfy", "verify"),
+        ("hlep", "help"),
+    ],
+)
+def test_a_mistyped_program_is_an_error_that_names_the_meant_one(run: Run, word: str, meant: str) -> None:
+    said = f"nearfar: there is no program {word!r} (did you mean {meant}?); see nearfar --help\n"
+    assert run(word) == (Exit.USAGE, "", said)
+
+
+COMMANDS_WITH_HELP = [*PROGRAMS, *(f"keys {command}" for command in ("init", "add", "revoke", "list"))]
+
+
+@pytest.mark.parametrize("name", COMMANDS_WITH_HELP)
 def test_every_program_has_help(run: Run, name: str) -> None:
-    for flag in ("-h", "--help"):
-        code, out, err = run(f"{name} {flag}")
+    for line in (f"{name} -h", f"{name} --help", f"help {name}"):
+        code, out, err = run(line)
         assert (code, err) == (Exit.OK, "")
         assert out.startswith(f"usage: nearfar {name} ")
 
 
+@pytest.mark.parametrize("line", ["help", "help --help", "-h", "--help"])
+def test_help_alone_lists_the_programs(run: Run, line: str) -> None:
+    code, out, err = run(line)
+    assert (code, err) == (Exit.OK, "")
+    assert out.startswith("usage: nearfar PROGRAM")
+
+
+def test_help_on_an_unknown_program_is_a_usage_error(run: Run) -> None:
+    assert run("help consummer")[::2] == (
+        Exit.USAGE,
+        "nearfar: there is no program 'consummer' (did you mean consumer?); see nearfar --help\n",
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS_WITH_HELP)
+def test_every_program_tells_the_version(run: Run, name: str) -> None:
+    for flag in ("-V", "--version"):
+        assert run(f"{name} {flag}") == (Exit.OK, f"nearfar {__version__}\n", "")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_every_help_fits_the_terminal(run: Run, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in COMMANDS_WITH_HELP:
+        lines = run(f"{name} --help")[1].splitlines()
+        assert [line for line in lines if len(line) > min(columns, 100)] == []
+    assert all(len(line) <= 80 for line in run("--help")[1].splitlines())
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("words", ["--nonsense", "-Z", "--log-format xml", "--insecure --keys x --nonsense"])
+def test_every_option_stands_in_a_group_with_its_default_and_every_help_has_examples(
+    run: Run, name: str
+) -> None:
+    parser: argparse.ArgumentParser = import_module(f"nearfar.cli.{name}").make_parser()
+    ungrouped = {option for action in parser._optionals._group_actions for option in action.option_strings}
+    assert ungrouped - {"--config"} == {"-h", "--help", "-V", "--version"}
+    out = " ".join(run(f"{name} --help")[1].split())
+    assert f"examples: nearfar {name}" in out
+    for action in parser._actions:
+        if (
+            action.option_strings
+            and argparse.SUPPRESS not in (action.help, action.default)
+            and type(action.default) in (int, float, str)
+        ):
+            assert str(action.default) in out and "default: " in out, action
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_example_of_the_help_is_a_valid_command_line(run: Run, name: str, tmp_path: Path) -> None:
+    (tmp_path / "thumbnails.py").touch()
+    lines = run(f"{name} --help")[1].partition("\nexamples:\n")[2].split("\n\n")[0].splitlines()
+    assert lines
+    for line in lines:
+        program, *words = shlex.split(line.partition("<")[0].partition(">")[0])[1:]
+        assert program == name
+        import_module(f"nearfar.cli.{name}").make_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("words", ["--nonsense", "-Z", "--log-format xml", "--no-keys --keys x --nonsense"])
 def test_a_wrong_flag_is_a_usage_error(run: Run, name: str, words: str) -> None:
-    assert complaint(run(f"{name} {words}"), Exit.USAGE, name).startswith("error: ")
+    assert usage_error(run(f"{name} {words}"), name)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("producer --jbos 3", "there is no option --jbos (did you mean --jobs?)"),
+        ("producer --job=3", "there is no option --job (did you mean --jobs?)"),
+        ("producer -j x", "-j/--jobs: 'x' is not a whole number of at least 1, and at most 1,000,000,000"),
+        ("queue --insecur", "there is no option --insecur"),
+        ("queue here", "unexpected argument 'here'"),
+        ("queue --log-format jsn", "--log-format: 'jsn' is none of text, json (did you mean json?)"),
+        ("queue --no-keys --keys x", "--keys: not allowed with argument --no-keys"),
+        ("keys lst", "COMMAND: 'lst' is none of init, add, revoke, list (did you mean list?)"),
+        ("keys list --kyes x", "there is no option --kyes (did you mean --keys?)"),
+        (
+            "contrast --only quue",
+            "--only: 'quue' is none of queue, faults, download, pool (did you mean queue?)",
+        ),
+        ("verify x --repiar", "there is no option --repiar (did you mean --repair?)"),
+        ("worker '--\x1b[2J'", "there is no option --\\x1b[2J"),
+    ],
+)
+def test_a_wrong_line_is_reported_in_one_line_with_what_was_meant(run: Run, line: str, said: str) -> None:
+    assert usage_error(run(line), line.split()[0]) == said
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -150,8 +260,8 @@ def test_an_invalid_number_is_a_usage_error(name: str, flag: str, capsys: pytest
         with pytest.raises(SystemExit) as left:
             parser.parse_args([f"{flag}={value}"])
         assert left.value.code == Exit.USAGE
-        last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith(f"nearfar {name}: error: argument ")
+        (last,) = capsys.readouterr().err.splitlines()
+        assert last.startswith(f"nearfar {name}: ") and f"{flag}: " in last
         assert " is not a " in last
         assert len(last) < 250
 
@@ -260,7 +370,7 @@ def test_keys_that_cannot_be_made_or_read_are_reported(run: Run, words: str, sai
 
 @pytest.mark.parametrize("words", ["", "revoke", "add", "nonsense", "list extra", "init extra"])
 def test_an_incomplete_keys_command_is_a_usage_error(run: Run, words: str) -> None:
-    assert complaint(run(f"keys {words}"), Exit.USAGE, "keys").startswith("error: ")
+    assert usage_error(run(f"keys {words}"), "keys")
 
 
 @pytest.mark.parametrize(
@@ -313,8 +423,7 @@ def test_unusable_files_and_folders_are_reported(run: Run, line: str) -> None:
     assert code == Exit.USAGE, err
     assert "Traceback" not in err
     assert err.strip()
-    if not err.startswith("usage"):
-        assert err.count("\n") == 1
+    assert err.count("\n") == 1
     assert not (Path("nowhere")).exists()
 
 

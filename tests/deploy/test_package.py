@@ -97,6 +97,40 @@ def test_the_tests_of_the_sdist_are_found(packages: dict[str, Path], tmp_path: P
     assert found is not None and int(found[1]) > 1000, said[-2000:]
 
 
+def test_the_package_index_can_show_them(packages: dict[str, Path]) -> None:
+    """Twine reads the metadata as the index does. Links of the README lead to the repository's web page."""
+    run(sys.executable, "-m", "twine", "check", "--strict", *map(str, packages.values()))
+    archive = ZipFile(packages["wheel"])
+    metadata = archive.read(f"nearfar-{nearfar.__version__}.dist-info/METADATA").decode()
+    links = re.findall(r"\]\(([^)]+)\)", metadata)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert {link.partition("/blob/main/")[2] for link in links} >= {"docs/start.md", "SECURITY.md"}
+
+
+SCHEMAS = {
+    "github-workflows": ".github/workflows/*.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "dependabot": ".github/dependabot.yml",
+    "citation-file-format": "CITATION.cff",
+    "compose-spec": "docker-compose.yml",
+}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_files_for_the_forge_follow_their_schema(schema: str) -> None:
+    files = sorted(map(str, ROOT.glob(SCHEMAS[schema])))
+    assert files
+    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited is not None
+    assert nearfar.__version__.removesuffix(".dev0") == cited[1]
+
+
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_it_works_where_nothing_else_is_installed(
     kind: str, packages: dict[str, Path], tmp_path: Path

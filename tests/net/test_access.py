@@ -39,9 +39,9 @@ def test_local_addresses_need_no_keys(address: str) -> None:
 )
 def test_public_addresses_are_refused_with_both_alternatives(address: str) -> None:
     place = Address.parse(address)
-    with pytest.raises(AddressError, match=r"--keys DIR.*--insecure"):
+    with pytest.raises(AddressError, match=r"--keys DIR.*--no-keys"):
         admit(place, None, insecure=False)
-    with pytest.raises(AddressError, match=r"--keys DIR.*--insecure"):
+    with pytest.raises(AddressError, match=r"--keys DIR.*--no-keys"):
         approach(place, None, insecure=False)
     assert not admit(place, None, insecure=True).trusted
 

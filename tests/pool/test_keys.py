@@ -98,7 +98,7 @@ def test_a_refused_agent_ends_with_the_reason(
     from nearfar.cli.worker import main
 
     options = access(folder)
-    words = ["--insecure"] if "insecure" in options else []
+    words = ["--no-keys"] if "insecure" in options else []
     words += ["--keys", str(options["keys"])] if "keys" in options else []
     before = os.environ.get("NEARFAR_KEYS")
     try:

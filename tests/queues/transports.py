@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
+import secrets
 import shutil
 import sys
 import tempfile
@@ -15,9 +17,12 @@ from typing import Any
 
 import pytest
 
+from nearfar import JoinableQueue, Queue
+from nearfar.net.schemes import QUEUES, load
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
 from nearfar.serialization.shared_ring import SWITCH
+from tests.support import redis_server
 from tests.support.keys import keys
 
 
@@ -69,12 +74,33 @@ def _hosted(maxsize: int, joinable: bool, address: str, **options: Any) -> FarQu
     return (FarJoinableQueue if joinable else FarQueue)(maxsize, address, wait=20.0, **options)
 
 
-def _far(name: str, make: Callable[[int, bool, int], FarQueue]) -> Transport:
+def _far(name: str, make: Callable[[int, bool, int], Any]) -> Transport:
     return Transport(name, lambda maxsize, joinable, _: make(maxsize, joinable, 0), make_far=make)
 
 
-TRANSPORTS = [Transport("near", _near), _far("ipc", _ipc), _far("tcp", _tcp)]
+def _redis(maxsize: int, joinable: bool, maxbytes: int) -> Any:
+    """With keys, so that all objects can be sent. Skips the test where there is no server."""
+    address = redis_server.address()
+    transport = load(QUEUES, address)
+    kind = transport.joinable if joinable else transport.queue
+    return kind(maxsize, address, maxbytes=maxbytes, keys=keys(), lease=3.0, wait=20.0)
+
+
+TRANSPORTS = [Transport("near", _near), _far("ipc", _ipc), _far("tcp", _tcp), _far("redis", _redis)]
 """Offer the whole of `BaseQueue`, and cross processes."""
+
+OTHER = os.environ.get("NEARFAR_TEST_TRANSPORT", "")
+"""The address of another package's queues, such as ``name://{name}``, over which the contract runs instead:
+docs/transports.md."""
+
+
+def _other(maxsize: int, joinable: bool, maxbytes: int) -> Any:
+    make = JoinableQueue if joinable else Queue
+    return make(maxsize, OTHER.format(name=secrets.token_hex(8)), maxbytes=maxbytes, wait=20.0)
+
+
+if OTHER:
+    TRANSPORTS = [_far(OTHER.partition("://")[0], _other)]
 
 REFERENCES = [
     Transport("queue.Queue", _threads, has_shutdown=sys.version_info >= (3, 13)),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nearfar.download.fetch.base import Sink
-from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason
 
 PIECE = 64 * 1024
 
@@ -35,6 +35,10 @@ class FakeFetcher:
     """Transfers that can run at a time: while there are fewer that do not wait, it is hungry."""
     asked: Counter[str] = field(default_factory=Counter)
     """How often each URL was fetched."""
+    validator: str | None = None
+    """Of every file."""
+    continued: dict[str, int] = field(default_factory=dict)
+    """How much of a URL's file was there before its last transfer."""
 
     def __post_init__(self) -> None:
         self._transfers: list[_Transfer] = []
@@ -53,14 +57,21 @@ class FakeFetcher:
     def in_flight(self) -> int:
         return len(self._transfers)
 
-    def add(self, job: Job, sink: Sink) -> None:
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
         self.asked[job.url] += 1
-        self._transfers.append(_Transfer(job, sink))
+        transfer = _Transfer(job, sink)
+        if partial is not None:
+            transfer.sent = partial.size
+            self.continued[job.url] = partial.size
+        self._transfers.append(transfer)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
     def resume(self, sink: Sink) -> None:
         for transfer in self._transfers:
             transfer.paused = transfer.paused and transfer.sink is not sink
+
+    def hosts(self) -> list[HostNow]:
+        return []
 
     def drop(self, sink: Sink) -> None:
         self._transfers = [transfer for transfer in self._transfers if transfer.sink is not sink]
@@ -79,7 +90,7 @@ class FakeFetcher:
             sink.failed(Failure(Reason.HTTP_4XX, "404 Not Found"))
             return True
         if transfer.sent < 0:
-            sink.begin(Head(url, 200, "text/plain", len(body)))
+            sink.begin(Head(url, 200, "text/plain", len(body), validator=self.validator))
             transfer.sent = 0
         elif url in self.hiccups and transfer.sent > len(body) // 2:
             self.hiccups.remove(url)
@@ -90,7 +101,8 @@ class FakeFetcher:
             transfer.sent += len(piece)
             transfer.paused = not sink.chunk(piece)
         else:
-            sink.done(Body(len(body), hashlib.sha256(body).hexdigest()))
+            known = None if url in self.continued else hashlib.sha256(body).hexdigest()
+            sink.done(Body(len(body), known))
             return True
         return False
 

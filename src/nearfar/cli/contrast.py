@@ -17,6 +17,7 @@ from types import FrameType
 
 from nearfar.cli.common import StopRequest, why
 from nearfar.cli.exits import Exit
+from nearfar.cli.parser import Parser
 from nearfar.contrast.runner import (
     PARTS,
     MeasurementGroup,
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     After a signal, the report contains what was measured until then.
     """
     options = make_parser().parse_args(argv)
+    os.environ["NEARFAR_CONFIG"] = ""  # the user's settings are not those of the programs that are measured
     if find_spec("jinja2") is None or find_spec("rich") is None:
         print(
             "nearfar contrast: the report needs jinja2 and rich: pip install 'nearfar[contrast]'",
@@ -109,24 +111,33 @@ def _run(options: argparse.Namespace, page_file: Output, json_file: Output | Non
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "nearfar contrast",
+        usage="[OPTION...]",
+        examples=("nearfar contrast --quick", "nearfar contrast --only queue --json figures.json"),
         description="Measure the same work and the same faults over the queues and pools of"
         " multiprocessing, bare ZeroMQ sockets and nearfar, on this machine. Tables are printed here; a"
         " page with charts is written to a file.",
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("what to measure").add_argument
+    add(
+        "--only",
+        action="append",
+        choices=PARTS,
+        metavar="PART",
+        help=f"measure this part only; may be given several times: {', '.join(PARTS)}",
+    )
+    add("--quick", action="store_true", help="a minute or two instead of several: fewer rounds, less precise")
+    add = parser.add_argument_group("output").add_argument
     add(
         "-o",
         "--output",
         type=Path,
         default=Path("nearfar-contrast.html"),
         metavar="FILE",
-        help="the page: one file, which needs no network (%(default)s)",
+        help="the page: one file, which needs no network",
     )
     add("--json", type=Path, metavar="FILE", help="every single result, for programs")
-    add("--only", action="append", choices=PARTS, help="measure this part only; may be given several times")
-    add("--quick", action="store_true", help="a minute or two instead of several: fewer rounds, less precise")
     add("-q", "--quiet", action="store_true", help="no progress on standard error")
     return parser
 

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, timestamp, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_POOL_ADDRESS,
     add_access_options,
     add_plain_option,
+    add_status_every,
     byte_count,
     lease_seconds,
     make_supervisor,
@@ -24,6 +26,7 @@ from nearfar.cli.options import (
     seconds,
 )
 from nearfar.cli.options import describe as describe_plain
+from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import number, table
 from nearfar.coordinator.remote_client import LEAST
 from nearfar.coordinator.server import StandaloneCoordinator
@@ -65,50 +68,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser("nearfar coordinator", description=__doc__.partition(": ")[2])
-    add = parser.add_argument
-    add("--bind", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="%(default)s; port *: any free one")
-    add("--workers", type=natural, default=0, metavar="N", help="worker processes on this machine (0)")
-    add_plain_option(parser, "with --workers: they")
-    add(
+    parser = Parser(
+        "nearfar coordinator",
+        usage="[OPTION...]",
+        description=about(__doc__),
+        examples=(
+            "nearfar coordinator --bind tcp://*:5556 --keys keys",
+            "nearfar coordinator --workers 4",
+            "nearfar coordinator --status tcp://127.0.0.1:5556",
+        ),
+    )
+    address = parser.add_argument_group("address")
+    address.add_argument(
+        "--bind", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="port *: any free one"
+    )
+    add_access_options(address)
+    workers = parser.add_argument_group("workers")
+    workers.add_argument(
+        "--workers", type=natural, default=0, metavar="N", help="worker processes on this machine"
+    )
+    add_plain_option(workers, "with --workers: they")
+    workers.add_argument(
         "--lease",
         type=lease_seconds,
-        default=10.0,
+        default="10",
         metavar="S",
-        help="seconds of silence after which remote workers, or a client, count as dead (10)",
+        help="seconds of silence after which remote workers, or a client, count as dead",
     )
-    add(
+    workers.add_argument(
+        "--grace",
+        type=seconds,
+        default="30",
+        metavar="S",
+        help="seconds that running tasks have to finish after a signal to stop",
+    )
+    parser.add_argument_group("bounds").add_argument(
         "--max-bytes",
         type=byte_count,
         default="1GiB",
         metavar="SIZE",
-        help="bytes of arguments and results kept for clients (%(default)s; 0: no bound). A client that does"
-        " not take its results gets no more workers until it does. A task with more than a quarter of this"
-        " fails",
+        help="bytes of arguments and results kept for clients; 0: no bound. A client that does not take its"
+        " results gets no more workers until it does. A task with more than a quarter of this fails",
     )
-    add_access_options(parser)
-    add(
-        "--grace",
-        type=seconds,
-        default=30.0,
-        metavar="S",
-        help="seconds that running tasks have to finish after a signal to stop (30)",
-    )
-    add(
-        "--status-every",
-        type=seconds,
-        default=30.0,
-        metavar="S",
-        help="seconds between two status lines, written when something changed (30)",
-    )
-    add(
+    add_status_every(parser)
+    status = parser.add_argument_group("status of another coordinator")
+    status.add_argument(
         "--status",
         nargs="?",
         const=DEFAULT_POOL_ADDRESS,
         metavar="ADDRESS",
-        help="print workers, tasks and rates of the coordinator there (%(const)s), and exit",
+        help="print workers, tasks and rates of the coordinator there, and exit (without ADDRESS: %(const)s)",
     )
-    add("--wait", type=seconds, default=5.0, metavar="S", help="with --status: seconds for an answer (5)")
+    status.add_argument(
+        "--wait", type=seconds, default="5", metavar="S", help="with --status: seconds for an answer"
+    )
+    status.add_argument("--json", action="store_true", help="with --status: print one JSON object")
+    add_dashboard_options(parser)
     add_logging_options(parser)
     return parser
 
@@ -129,15 +144,17 @@ def describe(counts: Mapping[str, int], rate: float | None = None) -> str:
 
 def _coordinate(options: argparse.Namespace) -> int:
     address = Address.parse(options.bind)
-    access = admit(address, options.keys, insecure=options.insecure)
+    access = admit(address, options.keys, insecure=options.no_keys)
     plain = plain_names(options)
     hire = partial(make_supervisor, count=options.workers, plain=plain) if options.workers else None
-    with StopRequest() as stop:
+    with dashboard(options, "coordinator") as board, StopRequest() as stop:
         coordinator = StandaloneCoordinator(
             address, hire, access=access, lease=options.lease, max_bytes=options.max_bytes
         )
         try:
             nobody = coordinator.counts()
+            if board is not None:
+                coordinator.show(board)
             tell(f"coordinating at {coordinator.address}")
             if plain is not None:
                 log.info("%s", describe_plain(plain))
@@ -162,12 +179,12 @@ def _watch(coordinator: StandaloneCoordinator, stop: StopRequest, every: float, 
 
 def _tell_status(options: argparse.Namespace) -> int:
     address = Address.parse_remote(options.status)
-    look = partial(ask, address, options.wait, approach(address, options.keys, insecure=options.insecure))
+    look = partial(ask, address, options.wait, approach(address, options.keys, insecure=options.no_keys))
     before = look()
     time.sleep(SAMPLE)
     after = look()
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
-    if options.log_format == "json":
+    if options.json or options.log_format == "json":
         tell(json.dumps(_as_json(before, after, rate), ensure_ascii=False))
         return Exit.OK
     tell(describe(after.counts, rate))

@@ -14,6 +14,7 @@ from types import FrameType
 
 from nearfar.cli.common import StopRequest
 from nearfar.cli.exits import Exit
+from nearfar.cli.parser import Parser
 from nearfar.demo.commands import DemoError
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.tour import FolderUnusable, farewell, give_tour
@@ -53,19 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(
-        prog="nearfar demo",
+    parser = Parser(
+        "nearfar demo",
+        configurable=False,
+        usage="[OPTION...]",
+        examples=("nearfar demo", "nearfar demo -o /tmp/demo"),
         description="The same download near, far, far with a consumer killed, and by a pool; verified. All"
         " of it on this machine, in under a minute.",
     )
-    parser.add_argument(
+    parser.add_argument_group("output").add_argument(
         "-o",
         "--output",
         type=Path,
         default=Path("demo-output"),
         metavar="DIR",
-        help="where to save: a new or empty folder, or one of an earlier demo, which is removed"
-        " (%(default)s)",
+        help="where to save: a new or empty folder, or one of an earlier demo, which is removed",
     )
     return parser
 

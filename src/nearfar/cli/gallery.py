@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging
 from nearfar.cli.exits import Exit
 from nearfar.cli.options import positive
+from nearfar.cli.parser import Parser
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer
 
@@ -18,11 +19,16 @@ logger = logging.getLogger(__name__)
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(prog="nearfar gallery", description="Serve generated images over HTTP.")
-    add = parser.add_argument
-    add("--bind", metavar="HOST:PORT", type=address, default="127.0.0.1:8000", help="where (%(default)s)")
-    add("--count", type=positive, default=200, metavar="N", help="how many pictures (%(default)s)")
-    add("--seed", default="nearfar", help="text that determines the pictures (%(default)s)")
+    parser = Parser(
+        "nearfar gallery",
+        usage="[OPTION...]",
+        description="Serve generated images over HTTP, for trials, until SIGINT or SIGTERM.",
+        examples=("nearfar gallery", "nearfar gallery --bind 127.0.0.1:8080 --count 5000"),
+    )
+    add = parser.add_argument_group("serving").add_argument
+    add("--bind", metavar="HOST:PORT", type=address, default="127.0.0.1:8000", help="where to listen")
+    add("--count", type=positive, default=200, metavar="N", help="how many pictures")
+    add("--seed", default="nearfar", help="text that determines the pictures")
     add_logging_options(parser)
     return parser
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nearfar.cli.common import why
-from nearfar.cli.exits import Exit, tell
+from nearfar.cli.common import add_json_option, timestamp, why
+from nearfar.cli.exits import Exit, tell, tell_json
+from nearfar.cli.parser import Parser
 from nearfar.cli.progress import table
 from nearfar.errors import KeysError
 from nearfar.net import auth
@@ -30,13 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "nearfar keys",
+        configurable=False,
+        usage="COMMAND [OPTION...]",
+        examples=(
+            "nearfar keys init",
+            "nearfar keys add laptop",
+            "nearfar keys revoke laptop",
+        ),
         description="Make keys, and admit or revoke them. A running service applies a change at once.",
         epilog="On the service's machine: init, then add NAME for each machine or person that is to connect,"
         " and move the folder that it made there. Start everything with --keys DIR.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
     init = commands.add_parser(
         "init", help="make a folder of keys for services, and for the programs that connect with it"
     )
@@ -56,10 +64,14 @@ def make_parser() -> argparse.ArgumentParser:
     revoke.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="list the admitted clients")
     listing.set_defaults(run=_list)
+    add_json_option(listing)
     default = os.environ.get(VARIABLE) or "keys"
     for command in (init, add, revoke, listing):
         command.add_argument(
-            "--keys", default=default, metavar="DIR", help=f"the folder ({VARIABLE}, or keys; now: {default})"
+            "--keys",
+            default=default,
+            metavar="DIR",
+            help=f"the folder (default: {VARIABLE}, or keys; now {default})",
         )
     return parser
 
@@ -91,7 +103,12 @@ def _revoke(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _list(options: argparse.Namespace, folder: Path) -> None:
-    rows = [(name, key, _date(since)) for name, key, since in auth.listing(folder)]
+    found = list(auth.listing(folder))
+    if options.json:
+        clients = [{"name": name, "public_key": key, "since": timestamp(since)} for name, key, since in found]
+        tell_json({"folder": str(folder), "clients": clients})
+        return
+    rows = [(name, key, _date(since)) for name, key, since in found]
     tell(table(("name", "public key", "since"), rows) if rows else "no client is admitted")
 
 

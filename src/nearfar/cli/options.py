@@ -7,16 +7,21 @@ import logging
 import os
 import re
 import sys
+import time
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar.cli.common import add_logging_options, start_tracker, why
+from nearfar.cli.parser import Renamed
+from nearfar.download.fetch.credentials import Login, read_cookies, read_netrc
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nearfar.worker.supervisor import Supervisor, WorkerListener
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
@@ -110,13 +115,18 @@ def _short(text: str) -> str:
 
 
 def pool_place(text: str) -> int | str:
-    """The place of a pool: the address of a coordinator, or ``local:N`` as a number of processes."""
+    """The place of a pool: the address of a coordinator, or of another engine, or ``local:N`` as a number of
+    processes."""
     if text.startswith("local:"):
         return positive(text.removeprefix("local:"))
+    from nearfar.net import schemes
     from nearfar.net.addresses import Address
 
     try:
-        Address.parse_remote(text)
+        if "://" in text and not text.startswith(("tcp://", "ipc://")):
+            schemes.load(schemes.POOLS, text)
+        else:
+            Address.parse_remote(text)
     except AddressError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
@@ -132,7 +142,10 @@ def header(text: str) -> tuple[str, str]:
 
 
 def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -> None:
-    """Add ``--bind`` and ``--queue``, and the options for hosting. `local`: accept ``--queue local``."""
+    """Add the options of a producer or consumer for its queue and its messages.
+
+    `local`: accept ``--queue local``.
+    """
     group = parser.add_argument_group("the queue")
     side = group.add_mutually_exclusive_group()
     side.add_argument(
@@ -140,7 +153,7 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         nargs="?",
         const=DEFAULT_ADDRESS,
         metavar="ADDRESS",
-        help=f"host the queue there (default address: {DEFAULT_ADDRESS})",
+        help=f"host the queue there (without ADDRESS: {DEFAULT_ADDRESS})",
     )
     here = ", or local: producers and consumers in this one command" if local else ""
     side.add_argument("--queue", metavar="ADDRESS", help=f"connect to a queue that is hosted there{here}")
@@ -149,11 +162,21 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
     group.add_argument(
         "--wait",
         type=seconds,
-        default=60.0,
+        default="60",
         metavar="S",
-        help="seconds to wait for a host that does not answer (60)",
+        help="seconds to wait for a host that does not answer",
     )
-    add_logging_options(parser)
+    add_logging_options(parser, progress=True, report=True)
+
+
+def add_remote_time(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--remote-time``."""
+    parser.add_argument(
+        "-R",
+        "--remote-time",
+        action="store_true",
+        help="give files the time of their last modification, where the server names it",
+    )
 
 
 def queue_address(options: argparse.Namespace) -> str:
@@ -163,7 +186,7 @@ def queue_address(options: argparse.Namespace) -> str:
 
 
 def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add ``--keys`` and ``--insecure``, which exclude each other."""
+    """Add ``--keys`` and ``--no-keys``, which exclude each other."""
     side = parser.add_mutually_exclusive_group()
     side.add_argument(
         "--keys",
@@ -171,8 +194,47 @@ def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         help="admit, and connect to, peers with the keys in DIR (default: what NEARFAR_KEYS names; see"
         " nearfar keys)",
     )
+    side.add_argument("--no-keys", action="store_true", help="admit every peer, and connect to any")
     side.add_argument(
-        "--insecure", action="store_true", help="without keys: admit every peer, and connect to any"
+        "--insecure",
+        action=Renamed,
+        dest="no_keys",
+        nargs=0,
+        new="--no-keys",
+        default=argparse.SUPPRESS,
+        why=": what curl calls --insecure is -k, --insecure-tls",
+    )
+
+
+def add_expected_producers(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, about: str = ""
+) -> None:
+    """Add ``--expected-producers``; `about`: a condition, for the help."""
+    parser.add_argument(
+        "--expected-producers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help=f"{about}the queue ends once so many producers have finished",
+    )
+    parser.add_argument(
+        "--producers",
+        action=Renamed,
+        dest="expected_producers",
+        type=positive,
+        default=argparse.SUPPRESS,
+        new="--expected-producers",
+    )
+
+
+def add_status_every(parser: argparse.ArgumentParser) -> None:
+    """Add ``--status-every``."""
+    parser.add_argument_group("status").add_argument(
+        "--status-every",
+        type=seconds,
+        default="30",
+        metavar="S",
+        help="seconds between two status lines, written when something changed",
     )
 
 
@@ -187,59 +249,107 @@ PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 log = logging.getLogger("nearfar.producer")
 
 
-def add_fetching(group: argparse._ArgumentGroup) -> None:
-    """Add an option for each setting of `FetchOptions` that a user may need to change."""
-    add = group.add_argument
-    add("--jobs", type=positive, default=16, metavar="N", help="transfers at a time of this command (16)")
+def add_fetching(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each setting of `FetchOptions` that a user may need to change.
+
+    Short options are those of curl, wget and aria2 that mean the same.
+    """
+    _add_requests(parser.add_argument_group("requests").add_argument)
+    _add_limits(parser.add_argument_group("limits and retries").add_argument)
+    _add_tls(parser.add_argument_group("TLS and addresses").add_argument)
+
+
+def _add_requests(add: Callable[..., argparse.Action]) -> None:
     add(
-        "--per-host",
-        type=positive,
-        default=16,
-        metavar="N",
-        help="connections to one host, of all producers and workers of the queue together (16)",
-    )
-    add("--host-rate", type=frequency, metavar="N", help="requests a second to one host, likewise (no limit)")
-    add(
-        "--expect",
-        action="append",
-        default=[],
-        metavar="TYPE",
-        help="refuse files of another kind, by media type and first bytes: image/*",
-    )
-    add(
+        "-H",
         "--header",
         type=headers,
         action="extend",
         default=[],
         metavar="'NAME: VALUE'",
-        help="@FILE: a line each, where a process list does not show them",
+        help="a field of every request; @FILE: a line each, where a process list does not show them",
     )
-    add("--user-agent", metavar="TEXT")
+    add(
+        "-b",
+        "--cookie",
+        type=cookie_file,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="cookies to send to the hosts that they are for, in Netscape's format",
+    )
+    add("-n", "--netrc", action="store_true", help="user names and passwords from ~/.netrc, by host")
+    add("--netrc-file", type=Path, metavar="FILE", help="the same, from FILE")
+    add("-A", "--user-agent", metavar="TEXT", help=f"(default: {FetchOptions().user_agent})")
+    add(
+        "-x",
+        "--proxy",
+        metavar="URL",
+        help="proxy for all URLs; '': none (default: http_proxy, https_proxy, all_proxy, no_proxy)",
+    )
+    add("--decode", action="store_true", help="ask for gzip and deflate, and save the decoded data")
+    add(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="reject files of another kind, by media type and first bytes: image/*",
+    )
+
+
+def _add_limits(add: Callable[..., argparse.Action]) -> None:
+    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at a time of this command")
+    add(
+        "--per-host",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="connections to one host, of all producers and workers of the queue together",
+    )
+    add(
+        "--host-rate",
+        type=frequency,
+        metavar="N",
+        help="requests a second to one host, likewise (default: no limit)",
+    )
+    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
     add(
         "--max-size",
         type=byte_count,
         metavar="SIZE",
-        help="refuse larger files: 500k, 2M, 1GiB (1T, or 10G unannounced)",
+        help="reject larger files: 500k, 2M, 1GiB (default: 1T, or 10G unannounced)",
     )
-    add("--decode", action="store_true", help="ask for gzip and deflate, and save the decoded data")
-    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
-    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS")
-    add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (30)")
-    add("--timeout", type=seconds, metavar="S", help="for a whole request (a day)")
-    add("--retries", type=natural, metavar="N", help="after the first attempt (4)")
+    add("--retries", type=natural, metavar="N", help="after the first attempt (default: 4)")
+    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS (default: 20)")
+    add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (default: 30)")
+    add("-m", "--timeout", type=seconds, metavar="S", help="for a whole request (default: 86400, a day)")
     add(
         "--wait-for-host",
         type=seconds,
         metavar="S",
-        help="for a host that puts requests off with 429 or 503 and Retry-After (600); spends no retry",
+        help="for a host that puts requests off with 429 or 503 and Retry-After; spends no retry"
+        " (default: 600)",
     )
-    add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM)")
-    add("--insecure-tls", action="store_true", help="accept any certificate")
+
+
+def _add_tls(add: Callable[..., argparse.Action]) -> None:
+    add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM; default: the system's)")
+    add("-E", "--cert", type=Path, metavar="FILE", help="client certificate (PEM), for the listed hosts")
+    add("--key", type=Path, metavar="FILE", help="its private key, unless the certificate's file has it")
+    add("-k", "--insecure-tls", action="store_true", help="accept any certificate (curl's --insecure)")
     add(
         "--no-private",
         action="store_true",
         help="connect to public addresses only, and to no proxy: for lists from others",
     )
+
+
+def cookie_file(text: str) -> Path:
+    """A file of cookies, and not a cookie itself, which curl's option takes, too."""
+    if "=" in text and not Path(text).exists():
+        # The text is not repeated: it may be a secret.
+        raise argparse.ArgumentTypeError("not a file; to send one cookie: -H 'Cookie: NAME=VALUE'")
+    return Path(text)
 
 
 def headers(text: str) -> list[tuple[str, str]]:
@@ -254,7 +364,7 @@ def headers(text: str) -> list[tuple[str, str]]:
 
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
-    """The options from the command line, with defaults. Raises `ValueError`."""
+    """The options from the command line, with defaults. Raises `ValueError`, `OSError`."""
     chosen = {
         "user_agent": options.user_agent,
         "connect_timeout": options.connect_timeout,
@@ -275,17 +385,28 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         ca_file=options.cacert,
         insecure=options.insecure_tls,
         no_private=options.no_private,
+        proxy=options.proxy,
+        logins=_logins(options),
+        cookies=tuple(cookie for path in options.cookie for cookie in read_cookies(path, time.time())),
+        cert_file=options.cert,
+        key_file=options.key,
         # Keys sign what passes, and without them it stays on this machine: no need to hash at both ends.
-        digest=options.insecure,
+        digest=options.no_keys,
         **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def _logins(options: argparse.Namespace) -> tuple[Login, ...]:
+    if options.netrc and options.netrc_file is not None:
+        raise ValueError("--netrc: not allowed with --netrc-file")
+    return read_netrc(options.netrc_file) if options.netrc or options.netrc_file is not None else ()
 
 
 def warn(options: argparse.Namespace) -> None:
     """Warn of the protection that an option disables."""
     if options.insecure_tls:
-        log.warning("--insecure-tls: no certificate is checked: files may be read and changed in transit")
-    if options.no_private and any(map(os.environ.get, PROXIES)):
+        log.warning("-k, --insecure-tls: no certificate is checked: files may be read and changed in transit")
+    if options.no_private and options.proxy is None and any(map(os.environ.get, PROXIES)):
         log.warning("--no-private: the proxy of the environment is not used")
 
 
@@ -318,7 +439,7 @@ def look_here_first() -> None:
         sys.path.insert(0, here)
 
 
-def add_plain_option(parser: argparse.ArgumentParser, whose: str) -> None:
+def add_plain_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, whose: str) -> None:
     """Add ``--plain NAME...``, which may be repeated. `whose`: the processes it applies to, for the help."""
     parser.add_argument(
         "--plain",

@@ -10,10 +10,12 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
-from nearfar.cli.common import why
-from nearfar.cli.exits import Exit, tell
+from nearfar.cli.common import add_json_option, why
+from nearfar.cli.exits import Exit, tell, tell_json
+from nearfar.cli.parser import Parser
 from nearfar.cli.progress import number, size
 from nearfar.download.model import StoreError
+from nearfar.download.store.partials import KEPT
 from nearfar.download.verify import Verified, digests, verify, verify_saved
 
 LONGEST = 60.0
@@ -45,32 +47,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, StoreError) as error:
         print(f"nearfar verify: {why(error)}", file=sys.stderr)
         return Exit.USAGE
-    _say(verified, wanted)
-    _say_what_to_do(verified, repair=options.repair)
-    return Exit.FAILED if verified.complaints else Exit.OK
+    code = Exit.FAILED if verified.complaints else Exit.OK
+    if options.json:
+        tell_json(_result(verified, wanted, code))
+    else:
+        _say(verified, wanted)
+        _say_what_to_do(verified, repair=options.repair)
+    return code
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "nearfar verify",
+        usage="LIST DIR... | DIR... [OPTION...]",
         description="Read the saved files again, and compare them with a list of digests; without a list,"
         " with the digests that the files had when they were saved.",
+        examples=(
+            "nearfar verify downloads",
+            "nearfar verify urls-with-digests.txt downloads",
+            "nearfar verify downloads --repair",
+        ),
         epilog="LIST has a line for each URL, with sha256=... after a tab, as producer -i takes it. `nearfar"
-        " gallery` serves such a list of its images, as /digests.txt. Exit code: 0 if all files of"
+        " gallery` serves such a list of its images, as /digests.txt.\n\nExit code: 0 if all files of"
         " the list are correct, even if the folders hold more; 1 if not; 2 if a file cannot be read.",
     )
     parser.add_argument(
         "list", metavar="LIST", help="a file, or an http address; a folder: no list, but this folder, too"
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="where consumers saved")
-    parser.add_argument(
+    parser.add_argument_group("what to do").add_argument(
         "--repair",
         action="store_true",
         help="have wrong files fetched again by the next run of the producer: they are renamed"
         " (NAME.spoilt...), and removed from the manifest",
     )
+    add_json_option(parser.add_argument_group("output"))
     return parser
+
+
+def _result(verified: Verified, wanted: Mapping[str, str] | None, code: int) -> dict[str, object]:
+    return {
+        "folders": {str(folder): files for folder, files in verified.files.items()},
+        "urls": None if wanted is None else len(wanted),
+        "verified": len(verified.sizes),
+        "size": sum(verified.sizes.values()),
+        "wrong": verified.complaints,
+        "not_in_list": verified.unlisted,
+        "repaired": verified.repaired,
+        "exit_code": int(code),
+    }
 
 
 def _lines(place: str) -> list[str]:
@@ -93,6 +119,7 @@ def _say(verified: Verified, wanted: Mapping[str, str] | None) -> None:
         tell(f"{folder}: {number(files, 'file')} {as_what}")
     _say_each("WRONG", verified.complaints)
     _say_each("not in the list", verified.unlisted)
+    _say_each("unfinished", verified.unfinished)
     good = f"{len(verified.sizes):,}"
     if wanted is not None:
         good = f"{good} of {number(len(wanted), 'url')} saved and"
@@ -110,6 +137,9 @@ def _say_each(what: str, found: Sequence[str]) -> None:
 def _say_what_to_do(verified: Verified, *, repair: bool) -> None:
     for repaired in verified.repaired:
         tell(f"repaired: {repaired}")
+    if verified.unfinished:
+        days = KEPT / 86_400
+        tell(f"the producer's command continues unfinished files; they are removed after {days:.0f} days")
     if not verified.complaints:
         return
     if repair:

@@ -7,9 +7,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_POOL_ADDRESS,
@@ -22,6 +24,7 @@ from nearfar.cli.options import (
     positive,
     seconds,
 )
+from nearfar.cli.parser import Parser, about
 from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.auth import VARIABLE, approach
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(options)
     try:
         address = Address.parse_remote(options.connect)
-        access = approach(address, options.keys, insecure=options.insecure)
+        access = approach(address, options.keys, insecure=options.no_keys)
     except (AddressError, KeysError) as error:
         print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.USAGE
@@ -44,22 +47,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ[VARIABLE] = access.keys  # tasks may connect to a queue
     plain = plain_names(options)
     hire = partial(make_supervisor, count=options.processes, quota=options.max_tasks, plain=plain)
-    agent = Agent(
-        address.seen_from_here(),
-        hire,
-        options.processes,
-        access=access,
-        wait=options.wait,
-        quota=options.max_tasks,
-        max_bytes=options.max_bytes,
-    )
     try:
-        with StopRequest(agent.leave):
+        with ExitStack() as stack:
+            board = stack.enter_context(dashboard(options, "worker"))
+            agent = Agent(
+                address.seen_from_here(),
+                hire,
+                options.processes,
+                access=access,
+                wait=options.wait,
+                quota=options.max_tasks,
+                max_bytes=options.max_bytes,
+            )
+            stack.enter_context(StopRequest(agent.leave))
+            if board is not None:
+                agent.show(board)
             many = "1 process" if options.processes == 1 else f"{options.processes} processes"
             tell(f"working for {address} as {agent.name} with {many}")
             if plain is not None:
                 log.info("%s", describe(plain))
             agent.run()
+    except (AddressError, KeysError) as error:  # of the dashboard
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
+        return Exit.USAGE
     except NotAdmitted as error:
         print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.UNTRUSTED
@@ -75,44 +85,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "nearfar worker",
-        description=__doc__.partition(": ")[2],
+        usage="[OPTION...]",
+        description=about(__doc__),
+        examples=(
+            "nearfar worker --connect tcp://storage:5556 --keys keys",
+            "nearfar worker --processes 2 --plain thumbnails",
+        ),
         epilog="Modules of the pool's clients are imported from this working directory, or from where Python"
         " finds them. After the first SIGINT or SIGTERM it takes no more tasks, and exits once its running"
         " tasks are answered; after the second it exits at once.",
     )
-    add = parser.add_argument
-    add("--connect", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="of the coordinator (%(default)s)")
-    add(
+    group = parser.add_argument_group("coordinator")
+    group.add_argument("--connect", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="its address")
+    add_access_options(group)
+    group.add_argument(
+        "--wait",
+        type=seconds,
+        default="60",
+        metavar="S",
+        help="seconds to wait for a coordinator that does not answer",
+    )
+    group = parser.add_argument_group("worker processes")
+    group.add_argument(
         "--processes",
         type=positive,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="worker processes (as many as there are CPUs: %(default)s)",
+        help="how many (default: as many as there are CPUs, %(default)s)",
     )
-    add(
+    add_plain_option(group, "they")
+    group.add_argument(
         "--max-tasks",
         type=positive,
         metavar="N",
-        help="replace a process after so many tasks (never)",
+        help="replace a process after so many tasks (default: never)",
     )
-    add(
+    group.add_argument(
         "--max-bytes",
         type=byte_count,
         default="1GiB",
         metavar="SIZE",
-        help="bytes of results kept for clients that do not take them (%(default)s; 0: no bound): such a"
-        " client gets no more workers until it does. Results of tasks that run by then may exceed it",
+        help="bytes of results kept for clients that do not take them; 0: no bound. Such a client gets no"
+        " more workers until it does. Results of tasks that run by then may exceed it",
     )
-    add(
-        "--wait",
-        type=seconds,
-        default=60.0,
-        metavar="S",
-        help="seconds to wait for a coordinator that does not answer (60)",
-    )
-    add_access_options(parser)
-    add_plain_option(parser, "its processes")
+    add_dashboard_options(parser)
     add_logging_options(parser)
     return parser

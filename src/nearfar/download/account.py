@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from nearfar.download.input import LONGEST_LINE, Bad, Intake, Seen, digest_of, failed_line
-from nearfar.download.model import Ending, Failure, Job, Reason, Saved, Underway
+from nearfar.download.model import Ending, Failure, Job, Reason, Report, Saved, Underway
 from nearfar.download.patterns import compile_lazily
 from nearfar.download.redact import redact_url
 from nearfar.download.store.names import is_page, promised
@@ -144,7 +144,8 @@ class Account:
             raise AssertionError(f"{left} not ended, but {held} open or passed by")
 
 
-_FAILED = compile_lazily(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % "|".join(map(re.escape, Reason)).encode())
+_REASONS = "|".join(map(re.escape, (*Reason, "refused")))  # earlier versions wrote "refused" for "rejected"
+_FAILED = compile_lazily(rb"([^\r\n]*\t)?# (%s): [^\r\n]*\n" % _REASONS.encode())
 
 
 class Failures:
@@ -243,6 +244,9 @@ class JobSource(Protocol):
     underway: Callable[[], Underway]
     """Set by the producer: returns the progress of the jobs that have not ended."""
 
+    report: Callable[[], Report]
+    """Set by the producer: returns what is under way, for a dashboard."""
+
     def take(self, most: int) -> Sequence[tuple[int, Job]]:
         """Up to `most` available jobs with their numbers. Never waits."""
 
@@ -269,6 +273,9 @@ class InputJobs:
     ) -> None:
         """`on_turn` is called in each iteration, to show the progress."""
         self.underway: Callable[[], Underway] = Underway
+        self.report: Callable[[], Report] = Report
+        self.on_end: Callable[[Job, Ended], object] | None = None
+        """Called with each job that has ended; set while a dashboard shows the hosts."""
         self._intake = intake
         self._account = account
         self._failures = failures
@@ -306,19 +313,18 @@ class InputJobs:
 
     def end(self, number: int, ended: Ended) -> None:
         job = self._account.end(number, ended)
+        if self.on_end is not None:
+            self.on_end(job, ended)
         if isinstance(ended.what, Failure):
             self._fail(job, ended.what)
             return
         if ended.ending is Ending.SAVED and is_page(ended.what.type):
             self._doubt(job, ended.what)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "%s: %s as %s",
-                ended.ending,
-                redact_url(job.url),
-                ended.what.name,
-                extra={"event": "saved", "fields": {"name": ended.what.name, "size": ended.what.size}},
-            )
+            url, saved = redact_url(job.url), ended.what
+            fields = {"url": url, "name": saved.name, "size": saved.size, "attempts": saved.attempts}
+            event = "saved" if ended.ending is Ending.SAVED else "already"
+            log.debug("%s: %s as %s", ended.ending, url, saved.name, extra={"event": event, "fields": fields})
 
     def turn(self) -> None:
         self._on_turn()
@@ -330,18 +336,26 @@ class InputJobs:
             return
         self.pages[kind] += 1
         if self.pages.total() <= TOLD:
+            url = redact_url(job.url)
             log.warning(
                 "%s: a web page (%s) was saved as %s (--expect '%s' would refuse it)",
-                redact_url(job.url),
+                url,
                 saved.type,
                 saved.name,
                 kind,
-                extra={"event": "page"},
+                extra={"event": "page", "fields": {"url": url, "name": saved.name, "type": saved.type}},
             )
 
     def _fail(self, entry: Job | Bad, failure: Failure) -> None:
         self._failures.add(entry, failure)
         # A failure that cannot be written to the file is logged, however quiet the run is.
         level = logging.INFO if self._failures.trouble is None else logging.WARNING
-        what = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
-        log.log(level, "failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})
+        url = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
+        log.log(
+            level,
+            "failed (%s): %s: %s",
+            failure.reason,
+            url,
+            failure.detail,
+            extra={"event": "failed", "fields": {"url": url, **failure._asdict()}},
+        )

@@ -19,6 +19,7 @@ from nearfar.download.messages import (
     Offer,
     Open,
     Request,
+    Resume,
     StreamAccepted,
     StreamChunk,
     StreamLost,
@@ -27,96 +28,13 @@ from nearfar.download.messages import (
     decode,
     encode_answer,
 )
-from nearfar.download.model import Failure, Reason, Saved, StoreError, Underway
+from nearfar.download.model import Failure, Partial, Reason, Report, Saved, StoreError, Underway
 from nearfar.download.store.draft import Draft
+from nearfar.download.store.partials import Resumption
 from nearfar.download.store.store import Store
+from nearfar.download.streams import SILENT, Streams
 from nearfar.download.transport import IncomingRequest, RequestReceiver
 from nearfar.errors import ProtocolError, ShutDown
-
-FORGOTTEN = 900.0
-"""Seconds without a message after which a stream counts as abandoned. A producer that is only slow receives
-`StreamLost`, and sends the file again."""
-
-
-@dataclass(slots=True)
-class _Stream:
-    draft: Draft
-    heard: float
-
-
-class Streams:
-    """Open streams by their id. `now` is a time in seconds of any one clock."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._streams: dict[str, _Stream] = {}
-
-    def __len__(self) -> int:
-        return len(self._streams)
-
-    def __contains__(self, stream: str) -> bool:
-        return stream in self._streams
-
-    @property
-    def size(self) -> int:
-        """Bytes received of all streams."""
-        return sum(stream.draft.size for stream in self._streams.values())
-
-    @property
-    def files(self) -> float:
-        """The progress in whole files, where lengths are announced."""
-        drafts = [stream.draft for stream in self._streams.values()]
-        return sum(min(1.0, each.size / each.head.length) for each in drafts if each.head.length)
-
-    def open(self, request: Open, now: float) -> Failure | None:
-        """Start a draft; return None on success. A second request for the same stream starts it again."""
-        self.abandon(request.stream)
-        try:
-            draft = self._store.open(request.job, request.head)
-        except StoreError as error:
-            return error.failure
-        self._streams[request.stream] = _Stream(draft, now)
-        return None
-
-    def write(self, request: StreamChunk, now: float) -> ChunkAck | StreamLost | Failure:
-        stream = self._streams.get(request.stream)
-        if stream is None:
-            return StreamLost()
-        stream.heard = now
-        if request.offset != stream.draft.size:
-            self.abandon(request.stream)
-            detail = f"{stream.draft.size} bytes came, the next say they follow {request.offset}"
-            return Failure(Reason.TRUNCATED, detail)
-        try:
-            stream.draft.write(request.data)
-        except StoreError as error:
-            del self._streams[request.stream]
-            return error.failure
-        return ChunkAck()
-
-    def finish(self, request: Finish) -> Draft | StreamLost | Failure:
-        """Return the finished draft, and remove the stream."""
-        stream = self._streams.pop(request.stream, None)
-        if stream is None:
-            return StreamLost()
-        try:
-            stream.draft.finish(request.body)
-        except StoreError as error:
-            return error.failure
-        return stream.draft
-
-    def abandon(self, stream: str) -> None:
-        """Discard a stream and its draft."""
-        known = self._streams.pop(stream, None)
-        if known is not None:
-            known.draft.discard()
-
-    def forget_silent(self, now: float) -> None:
-        """Abandon the streams without a message for `FORGOTTEN` seconds."""
-        silent = [name for name, stream in self._streams.items() if now - stream.heard > FORGOTTEN]
-        for name in silent:
-            self.abandon(name)
-
 
 GROUP = 256
 """Files of a commit at most; each keeps a descriptor open until then."""
@@ -126,6 +44,12 @@ COMPANY = 0.05
 """Seconds that a file waits for others to be committed with it: a commit costs as much as six files."""
 LONGEST_WAIT = 1.0
 """Seconds between two iterations when nothing arrives, to check for a stop and to show the progress."""
+
+LOOK = 0.1
+"""Seconds between two iterations while a partial file is read again, or an offer is not answered yet."""
+DEFERRED = SILENT + 2.0
+"""Seconds, at most, for which an offer is not answered, because another producer may be dead that was sending
+one of its files."""
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +117,9 @@ class Consumer:
         self._due = 0.0
         """When the present group must be committed, if a request waits for that."""
         self._kept_back: list[IncomingRequest] = []
+        self._deferred: list[tuple[float, IncomingRequest, Offer]] = []
+        """Offers to be answered at this time at the latest."""
+        self._resuming: list[tuple[IncomingRequest, Resume, Resumption]] = []
         self._stopping = False
 
     def stop(self) -> None:
@@ -211,7 +138,12 @@ class Consumer:
     def underway(self) -> Underway:
         """Progress of unsaved files; of a large one, the producer has to send the rest."""
         size = self._streams.size + sum(draft.size for draft, _, _ in self._group)
-        return Underway(size, self._streams.files, "producer" if len(self._streams) else "")
+        waits_for = "producer" if len(self._streams) else ""
+        return Underway(size, self._streams.files, waits_for, self._streams.large)
+
+    def report(self) -> Report:
+        """The files that are being received, for a dashboard."""
+        return self._streams.report()
 
     def run(self) -> None:
         """Work until the end of the queue, or `stop`.
@@ -220,7 +152,7 @@ class Consumer:
         `QueueLost`. Files that were received whole before are saved first.
         """
         try:
-            while not self._stopping or self._streams:
+            while not self._stopping or self._streams:  # other requests stay unanswered
                 self.turn()
         except ShutDown:
             log.debug("every producer said goodbye")
@@ -234,13 +166,29 @@ class Consumer:
         if incoming is not None:
             self._handle(incoming)
         else:
-            self._streams.forget_silent(self._clock())
+            self._let_go_of_streams()
+        if self._resuming:
+            self._go_on_to_resume()
+        if self._deferred:
+            self._answer_deferred()
         full = len(self._group) >= GROUP or self._group_size >= GROUP_SIZE
-        if incoming is None or full or not self._patience():
+        idle = incoming is None and not (self._resuming or self._deferred)
+        if idle or full or (self._incoming and self._clock() >= self._due):
             self._commit()
 
     def _patience(self) -> float:
-        return max(0.0, self._due - self._clock()) if self._incoming else LONGEST_WAIT
+        longest = LOOK if self._resuming or self._deferred else LONGEST_WAIT
+        return min(longest, max(0.0, self._due - self._clock())) if self._incoming else longest
+
+    def _let_go_of_streams(self) -> None:
+        """Nothing waits to be received: end the streams of producers that are silent for too long."""
+        now = self._clock()
+        self._streams.forget_silent(now)
+        if self._streams.silent(now):
+            try:
+                self._streams.let_go(self._store.wanted(), now)
+            except StoreError as error:
+                log.warning("cannot tell which files are asked for: %s", error)
 
     def _handle(self, incoming: IncomingRequest) -> None:
         try:
@@ -253,6 +201,10 @@ class Consumer:
             self._kept_back.append(incoming)
             return
         match request:
+            case Offer():
+                self._answer_offer(incoming, request)
+            case Resume():
+                self._resume(incoming, request)
             case Files(files, last):
                 self._keep(incoming, files)
                 if last:
@@ -268,14 +220,74 @@ class Consumer:
         """True for a request about a stream that is open here."""
         return isinstance(request, StreamChunk | Finish | Abandon) and request.stream in self._streams
 
-    def _reply(self, request: Offer | Open | StreamChunk | Abandon) -> Answer:
+    def _answer_offer(self, incoming: IncomingRequest, request: Offer) -> None:
+        answer, busy = self._look_up(request)
+        if not busy:
+            incoming.answer(encode_answer(answer))
+            return
+        self._deferred.append((self._clock() + DEFERRED, incoming, request))
+        try:
+            self._store.want(busy)
+        except StoreError as error:
+            log.warning("cannot ask for a partial file: %s", error)
+
+    def _answer_deferred(self) -> None:
+        now, deferred = self._clock(), self._deferred
+        self._deferred = []
+        for deadline, incoming, request in deferred:
+            answer, busy = self._look_up(request)
+            if busy and now < deadline:
+                self._deferred.append((deadline, incoming, request))
+            else:
+                incoming.answer(encode_answer(answer))
+
+    def _look_up(self, request: Offer) -> tuple[AlreadySaved | Failure, list[str]]:
+        """What is saved or begun of the offered jobs; and their partial files that are being written."""
+        try:
+            found: list[Saved | Partial | None] = [*self._store.known(request.jobs)]
+            missing = [index for index, saved in enumerate(found) if saved is None]
+            jobs = [request.jobs[index] for index in missing]
+            keys = set(map(self._store.key, jobs)) if len(self._streams) else set()
+            self._streams.let_go_of(self._streams.of(keys), self._clock())
+            partials, busy = self._store.unfinished(jobs)
+            busy += self._streams.of(keys)
+        except StoreError as error:
+            return error.failure, []
+        for index, partial in zip(missing, partials, strict=True):
+            found[index] = partial
+        return AlreadySaved(tuple(found)), busy
+
+    def _resume(self, incoming: IncomingRequest, request: Resume) -> None:
+        self._streams.abandon(request.stream)
+        try:
+            resumption = self._store.resume(request.job, request.file, lambda: None)
+        except StoreError as error:
+            log.warning("a file cannot be continued: %s", error)
+            resumption = None
+        if resumption is None:
+            incoming.answer(encode_answer(StreamLost()))
+        else:
+            self._resuming.append((incoming, request, resumption))
+
+    def _go_on_to_resume(self) -> None:
+        """Accept the streams whose partial files were read again."""
+        for each in [each for each in self._resuming if each[2].done]:
+            self._resuming.remove(each)
+            incoming, request, resumption = each
+            try:
+                draft = self._store.resumed(request.job, resumption)
+            except StoreError as error:
+                log.warning("a file cannot be continued: %s", error)
+                draft = None
+            if draft is None:
+                incoming.answer(encode_answer(StreamLost()))
+            else:
+                self._streams.adopt(request.stream, draft, self._clock())
+                incoming.answer(encode_answer(StreamAccepted(self._request_receiver.name)))
+
+    def _reply(self, request: Open | StreamChunk | Abandon) -> Answer:
         """The answer to a request that can be answered at once."""
         match request:
-            case Offer(jobs):
-                try:
-                    return AlreadySaved(tuple(self._store.known(jobs)))
-                except StoreError as error:
-                    return error.failure
             case Open():
                 # The name may have changed: a consumer that reconnects gets a new one.
                 return self._streams.open(request, self._clock()) or StreamAccepted(
@@ -283,8 +295,8 @@ class Consumer:
                 )
             case StreamChunk():
                 return self._streams.write(request, self._clock())
-            case Abandon(stream):
-                self._streams.abandon(stream)
+            case Abandon(stream, keep):
+                self._streams.abandon(stream, keep=keep)
                 return ChunkAck()
 
     def _keep(self, incoming: IncomingRequest, files: tuple[File, ...]) -> None:

@@ -16,12 +16,29 @@ from collections.abc import Callable
 
 from nearfar.download.account import Ended, JobSource
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Body, Ending, Failure, Head, Job, StoreError, Underway
+from nearfar.download.model import (
+    CONTINUABLE,
+    Body,
+    Ending,
+    Failure,
+    Head,
+    Job,
+    Partial,
+    Reason,
+    Report,
+    StoreError,
+    Underway,
+)
+from nearfar.download.redact import redact_url
 from nearfar.download.store.draft import Draft
+from nearfar.download.store.partials import Resumption
 from nearfar.download.store.store import Store
+from nearfar.download.watched import large_files, report
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
+SLOW = 0.5
+"""Seconds after which even a small file is written as it arrives: a kill must not cost more."""
 GATHERING = 8 * 1024 * 1024
 """Bytes of all buffered files; above, even a small one is written as it arrives."""
 GROUP = 256
@@ -41,7 +58,10 @@ log = logging.getLogger(__name__)
 class FileSink:
     """The `Sink` of one transfer: buffers a small file, writes a large one as it arrives."""
 
-    __slots__ = ("_owner", "_parts", "_size", "came", "draft", "fetched", "head", "job", "number", "over")
+    __slots__ = (
+        *("_begun", "_owner", "_parts", "_size", "came", "draft", "fetched", "head", "job", "number"),
+        *("over", "partial"),
+    )
 
     def __init__(self, number: int, job: Job, owner: Downloader) -> None:
         self.number = number
@@ -55,12 +75,20 @@ class FileSink:
         """The fetcher has ended the transfer."""
         self.over = False
         """The file has ended, although bytes may still arrive."""
+        self.partial: Partial | None = None
+        """The file that this transfer continues, or could continue."""
         self._owner = owner
         self._parts: list[bytes] = []
         self._size = 0
+        self._begun = 0.0
+
+    def resume(self, draft: Draft) -> None:
+        """Before the transfer: continue `draft`."""
+        self.draft, self.head, self.came = draft, draft.head, draft.size
 
     def begin(self, head: Head) -> None:
         self.head = head
+        self._begun = self._owner.clock()
 
     def chunk(self, data: bytes) -> bool:
         size = len(data)
@@ -70,7 +98,7 @@ class FileSink:
             self._parts.append(data)
             self._size += size
             owner.gathered += size
-            if self._size <= SMALL and owner.gathered <= GATHERING:
+            if self._size <= SMALL and owner.gathered <= GATHERING and owner.clock() - self._begun < SLOW:
                 return True
             data = self._ungather()
         return not self.over and self._write(data)
@@ -112,13 +140,26 @@ class FileSink:
                 self.draft.finish(body)
         except StoreError as error:
             self.over = True
-            self._owner.fail(self, error.failure)
+            if error.reason is Reason.CHECKSUM and body.checks is not None:
+                self._owner.again(self)
+            else:
+                self._owner.fail(self, error.failure)
         else:
             self._owner.whole(self)
 
+    def leave(self) -> None:
+        """The transfer was dropped: keep what another one can continue."""
+        if self.draft is not None:
+            self.draft.release()
+            self.draft = None
+        self.restart()
+
     def failed(self, failure: Failure) -> None:
         self.fetched = True
-        self.restart()
+        if failure.reason in CONTINUABLE:
+            self.leave()
+        else:
+            self.restart()
         if not self.over:
             self.over = True
             self._owner.fail(self, failure)
@@ -148,8 +189,12 @@ class Downloader:
         self._fetcher = fetcher
         self._jobs = jobs
         self._ahead = ahead
-        self._clock = clock
+        self.clock = clock
         self._ready: deque[tuple[int, Job]] = deque()
+        self._partials: dict[int, Partial] = {}
+        """The partial files of jobs that are ready, by the job's number."""
+        self._resuming: dict[FileSink, Resumption] = {}
+        """Transfers that start once their partial file was read again."""
         self._fetching: set[FileSink] = set()
         self._spoilt: list[FileSink] = []
         self._group: dict[Draft, FileSink] = {}
@@ -159,6 +204,7 @@ class Downloader:
         self._stopping = self._leaving = False
         job_source.on_event = fetcher.wake
         job_source.underway = self.underway
+        job_source.report = self.report
 
     def stop(self) -> None:
         """Start nothing more; `run` returns when the files being fetched are saved. From any thread.
@@ -176,13 +222,21 @@ class Downloader:
                 size += came
                 files += came / sink.head.length if sink.head and sink.head.length else 0.0
         return Underway(
-            size, min(files, len(self._fetching) + len(self._group)), "host" if self._fetching else ""
+            size,
+            min(files, len(self._fetching) + len(self._group)),
+            "host" if self._fetching else "",
+            large_files((sink.job, sink.head, sink.came) for sink in self._fetching),
         )
+
+    def report(self) -> Report:
+        """What is under way, for a dashboard."""
+        sinks = self._fetching
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def run(self) -> None:
         """Work until every job has ended, or after `stop` until the started ones have."""
         while self.turn():
-            patience = self._due - self._clock() if self._group else LONGEST_WAIT
+            patience = self._due - self.clock() if self._group else LONGEST_WAIT
             self._fetcher.poll(max(0.0, patience))
 
     def turn(self) -> bool:
@@ -193,17 +247,20 @@ class Downloader:
             self._leave()
         self._take()
         self._fetch()
+        if self._resuming:
+            self._resume()
         if self._group and self._must_commit():
             self._commit()
         self._job_source.turn()
-        return bool(self._fetching or self._group) or not (self._stopping or self._all_taken())
+        working = self._fetching or self._group or self._resuming
+        return bool(working) or not (self._stopping or self._all_taken())
 
     def whole(self, sink: FileSink) -> None:
         """All bytes of a file are in its draft."""
         assert sink.draft is not None
         self._fetching.discard(sink)
         if not self._group:
-            self._due = self._clock() + COMPANY
+            self._due = self.clock() + COMPANY
         self._group[sink.draft] = sink
         self._group_size += sink.came
 
@@ -213,6 +270,12 @@ class Downloader:
             self._spoilt.append(sink)
         self._fetching.discard(sink)
         self._job_source.end(sink.number, Ended(Ending.FAILED, failure))
+
+    def again(self, sink: FileSink) -> None:
+        """A file that began with a partial one has not the digest that it must have: fetch all of it."""
+        log.warning("%s: fetched from the start, its parts do not fit together", redact_url(sink.job.url))
+        self._fetching.discard(sink)
+        self._ready.append((sink.number, sink.job))
 
     def _all_taken(self) -> bool:
         return self._job_source.exhausted and not self._ready
@@ -229,23 +292,66 @@ class Downloader:
                 log.warning("cannot tell what is saved already: %s", error)
                 self._ready.extend(batch)
                 continue
+            missing = list[tuple[int, Job]]()
             for numbered, saved in zip(batch, known, strict=True):
                 if saved is None:
-                    self._ready.append(numbered)
+                    missing.append(numbered)
                 else:
                     self._job_source.end(numbered[0], Ended(Ending.ALREADY, saved))
+            self._ready.extend(missing)
+            self._look_for_partials(missing)
+
+    def _look_for_partials(self, jobs: list[tuple[int, Job]]) -> None:
+        try:
+            found, _ = self.store.unfinished([job for _, job in jobs])
+        except StoreError as error:
+            log.warning("cannot tell what is begun already: %s", error)
+            return
+        for (number, _), partial in zip(jobs, found, strict=True):
+            if partial is not None:
+                self._partials[number] = partial
 
     def _fetch(self) -> None:
         ready, fetching = self._ready, self._fetching
         while (
             ready
             and not self._stopping
-            and (len(fetching) < self._jobs or self._fetcher.has_capacity)
-            and len(fetching) < UNSETTLED
+            and (len(fetching) + len(self._resuming) < self._jobs or self._fetcher.has_capacity)
+            and len(fetching) + len(self._resuming) < UNSETTLED
         ):
             sink = FileSink(*ready.popleft(), self)
+            if self._partials and (partial := self._partials.pop(sink.number, None)) is not None:
+                self._begin_to_resume(sink, partial)
+                continue
             fetching.add(sink)
             self._fetcher.add(sink.job, sink)
+
+    def _begin_to_resume(self, sink: FileSink, partial: Partial) -> None:
+        try:
+            resumption = self.store.resume(sink.job, partial.file, self._fetcher.wake)
+        except StoreError as error:
+            log.warning("%s cannot be continued: %s", redact_url(sink.job.url), error)
+            resumption = None
+        if resumption is None:
+            self._fetching.add(sink)
+            self._fetcher.add(sink.job, sink)
+        else:
+            sink.partial = partial
+            self._resuming[sink] = resumption
+
+    def _resume(self) -> None:
+        """Start the transfers whose partial files were read again."""
+        for sink, resumption in [each for each in self._resuming.items() if each[1].done]:
+            del self._resuming[sink]
+            draft = None
+            try:
+                draft = self.store.resumed(sink.job, resumption)
+            except StoreError as error:
+                log.warning("%s cannot be continued: %s", redact_url(sink.job.url), error)
+            if draft is not None:
+                sink.resume(draft)
+            self._fetching.add(sink)
+            self._fetcher.add(sink.job, sink, sink.partial if draft is not None else None)
 
     def _drop(self) -> None:
         """Drop the transfers whose files have failed."""
@@ -259,12 +365,12 @@ class Downloader:
         waiting = set(map(id, self._fetcher.give_back()))
         for sink in [sink for sink in self._fetching if id(sink) in waiting]:
             self._fetching.discard(sink)
-            sink.restart()
+            sink.leave()
 
     def _must_commit(self) -> bool:
         """Whether the group is large, or due, or no other file can join it."""
         full = len(self._group) >= GROUP or self._group_size >= GROUP_SIZE
-        return full or not self._fetching or self._clock() >= self._due
+        return full or not self._fetching or self.clock() >= self._due
 
     def _commit(self) -> None:
         group, self._group, self._group_size = self._group, {}, 0

@@ -42,8 +42,9 @@ from nearfar.download.local_process import (
     produce,
     read_ending,
 )
-from nearfar.download.model import Ending, Failure, Job, Saved, Underway
+from nearfar.download.model import Ending, Failure, FileNow, HostNow, Job, Report, Saved, Underway
 from nearfar.download.store.store import Store
+from nearfar.download.watched import merged
 from nearfar.errors import QueueLost
 from nearfar.queues.limits import Claim, SharedLimits
 
@@ -85,13 +86,15 @@ class LocalProcess:
         self.silent = False
         """It has lost its permits, because it was not heard for its lease."""
 
+        self.report = Report()
+
     def count(self, endings: list[tuple[Any, ...]]) -> None:
         """Subtract ended jobs from `underway`, which includes them until the process sends its next
         message."""
-        size, files, waits_for = self.underway
+        size, files, waits_for, large = self.underway
         fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
         gone = sum(ending[SIZE] for ending in fresh if len(ending) > FAILURE)
-        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for)
+        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for, large)
 
 
 class LocalDownload:
@@ -129,6 +132,7 @@ class LocalDownload:
         self._woken.setblocking(False)
         job_source.on_event = self.wake
         job_source.underway = self._underway
+        job_source.report = lambda: merged(child.report for child in self._producers)
 
     def wake(self) -> None:
         """Make `run` check its state now. From any thread or signal handler."""
@@ -333,6 +337,10 @@ class LocalDownload:
         if word == "underway":
             child.underway = Underway._make(said)
             return
+        if word == "report":
+            hosts, files = said
+            child.report = Report(tuple(map(HostNow._make, hosts)), tuple(map(FileNow._make, files)))
+            return
         self._fruitless = 0
         child.count(said)
         for number, *ending in said:
@@ -342,7 +350,8 @@ class LocalDownload:
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]
         waits_for = max((each.waits_for for each in told), default="")  # a host before a consumer
-        return Underway(sum(each.size for each in told), sum(each.files for each in told), waits_for)
+        size, files = sum(each.size for each in told), sum(each.files for each in told)
+        return Underway(size, files, waits_for, tuple(file for each in told for file in each.large))
 
     def _in_this_run(self, number: int, ended: Ended) -> Ended:
         """A file may have been saved by a process that died before it reported that."""
@@ -367,8 +376,11 @@ class LocalDownload:
         for child in dead:
             code = child.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            what = f"a {self._role(child)} process ({child.process.pid}, {how})"
-            log.warning("lost %s", what, extra={"event": "lost"})
+            role, pid = self._role(child), child.process.pid
+            fields = {"worker": pid, "role": role, "reason": how}
+            log.warning(
+                "lost a %s process (%d, %s)", role, pid, how, extra={"event": "lost", "fields": fields}
+            )
 
     def _dismiss(self) -> bool:
         """End the consumers: every producer has ended, so none waits for them."""

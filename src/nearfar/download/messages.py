@@ -9,7 +9,8 @@
     open    stream, job, head               ->   taken     by which consumer: the rest goes to that one
     chunk   stream, offset, data            ->   written
     finish  stream, body                    ->   verdicts  one
-    abandon stream                          ->   written
+    resume  stream, job, partial file       ->   taken     once the file was read again; then as after open
+    abandon stream, whether to keep it      ->   written
 
 Any request may be answered by `failed` (it cannot be carried out) or, about a stream, by `lost` (this
 consumer does not have it; the file must start again).
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved
 from nearfar.errors import ProtocolError
 
 Verdict = Saved | Failure
@@ -64,8 +65,17 @@ class Open(NamedTuple):
     head: Head
 
 
+class Resume(NamedTuple):
+    """As `Open`, for the rest of a partial file: the stream's first chunk has its size as offset."""
+
+    stream: str
+    job: Job
+    file: str
+    """See `Partial.file`."""
+
+
 class StreamChunk(NamedTuple):
-    """The bytes of a stream from `offset` on."""
+    """The bytes of a stream from `offset` on. None say that the producer is alive."""
 
     stream: str
     offset: int
@@ -83,12 +93,14 @@ class Abandon(NamedTuple):
     """The producer sends nothing more of a stream."""
 
     stream: str
+    keep: bool = False
+    """Another transfer may continue the file."""
 
 
 class AlreadySaved(NamedTuple):
-    """The answer to an offer: what is saved already of each job, in the offer's order."""
+    """The answer to an offer: what is saved already of each job, or begun, in the offer's order."""
 
-    saved: tuple[Saved | None, ...]
+    saved: tuple[Saved | Partial | None, ...]
 
 
 class Verdicts(NamedTuple):
@@ -113,7 +125,7 @@ class StreamLost:
     """This consumer does not have the stream."""
 
 
-Request = Offer | Files | Open | StreamChunk | Finish | Abandon
+Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
 Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
 
 
@@ -125,12 +137,14 @@ _TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes, me
 _MAYBE: Kinds = frozenset({str, type(None)})
 _MAYBE_COUNT: Kinds = frozenset({int, type(None)})
 _TIME: Kinds = frozenset({int, float})
+_YES: Kinds = frozenset({bool})
 
 _JOB = (_TEXT, _MAYBE, _MAYBE, _MAYBE)
-_HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE)
-_BODY = (_COUNT, _MAYBE, _COUNT)
+_HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE, _MAYBE)
+_BODY = (_COUNT, _MAYBE, _COUNT, _MAYBE)
 _FILE = (*_JOB, *_HEAD, *_BODY, _BYTES)
 _SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT)
+_PARTIAL = (_TEXT, _TEXT, _COUNT, _MAYBE_COUNT, _TEXT, _TEXT, _BYTES, _BYTES)
 _FAILURE = (_TEXT, _TEXT)
 
 
@@ -144,12 +158,14 @@ def encode(request: Request) -> list[Any]:
             return ["offer", *map(_job, jobs)]
         case Open(stream, job, head):
             return ["open", stream, *_job(job), *head]
+        case Resume(stream, job, file):
+            return ["resume", stream, *_job(job), file]
         case StreamChunk(stream, offset, data):
             return ["chunk", stream, offset, data]
         case Finish(stream, body):
             return ["finish", stream, *body]
-        case Abandon(stream):
-            return ["abandon", stream]
+        case Abandon(stream, keep):
+            return ["abandon", stream, keep]
 
 
 def decode(message: Any) -> Request:
@@ -163,13 +179,16 @@ def decode(message: Any) -> Request:
         case "open":
             stream, *row = _row(rest, (_TEXT, *_JOB, *_HEAD))
             return Open(stream, _read_job(row[:4]), Head._make(row[4:]))
+        case "resume":
+            stream, *row, file = _row(rest, (_TEXT, *_JOB, _TEXT))
+            return Resume(stream, _read_job(row), file)
         case "chunk":
             return StreamChunk._make(_row(rest, (_TEXT, _COUNT, _BYTES)))
         case "finish":
             stream, *row = _row(rest, (_TEXT, *_BODY))
             return Finish(stream, Body._make(row))
         case "abandon":
-            return Abandon._make(_row(rest, (_TEXT,)))
+            return Abandon._make(_row(rest, (_TEXT, _YES)))
     raise ProtocolError(f"no request: {word[:20]!r}")
 
 
@@ -197,8 +216,7 @@ def decode_answer(value: Any) -> Answer:
         case "verdicts":
             return Verdicts(_read_verdicts(rest))
         case "known":
-            _table([row for row in rest if row is not None], _SAVED)
-            return AlreadySaved(tuple(row if row is None else Saved._make(row) for row in rest))
+            return AlreadySaved(_read_known(rest))
         case "taken":
             return StreamAccepted._make(_row(rest, (_TEXT,)))
         case "written" if not rest:
@@ -223,11 +241,27 @@ def _read_job(row: Row) -> Job:
 
 
 def _file(row: Row) -> File:
-    return File(_read_job(row[:4]), Head._make(row[4:11]), Body._make(row[11:14]), row[14])
+    return File(_read_job(row[:4]), Head._make(row[4:12]), Body._make(row[12:16]), row[16])
 
 
 def _verdict(verdict: Verdict) -> Row:
     return [str(verdict.reason), verdict.detail] if isinstance(verdict, Failure) else [*verdict]
+
+
+def _read_known(rows: Row) -> tuple[Saved | Partial | None, ...]:
+    there = [row for row in rows if row is not None]
+    if not _SEQUENCES.issuperset(map(type, there)):
+        raise ProtocolError("a saved file that is no row")
+    _table([row for row in there if len(row) == len(_PARTIAL)], _PARTIAL)
+    _table([row for row in there if len(row) != len(_PARTIAL)], _SAVED)
+    return tuple(row if row is None else _read_file(row) for row in rows)
+
+
+def _read_file(row: Row) -> Saved | Partial:
+    if len(row) == len(_SAVED):
+        return Saved._make(row)
+    partial = Partial._make(row)
+    return partial._replace(first=bytes(partial.first), last=bytes(partial.last))
 
 
 def _read_verdicts(rows: Row) -> tuple[Verdict, ...]:

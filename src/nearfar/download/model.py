@@ -6,6 +6,7 @@ They are named tuples, since each file needs several: these are the cheapest to 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sqlite3
 from enum import StrEnum
@@ -27,10 +28,14 @@ class Reason(StrEnum):
     TOO_LARGE = "too-large"
     CHECKSUM = "checksum"
     DISK = "disk"
-    REFUSED = "refused"
+    REFUSED = "rejected"
     """We rejected it, not the server: a scheme, a redirect, a type, a name, a response without a body."""
     WORKER = "worker"
     """Each pool worker that was given the job died or failed."""
+
+
+CONTINUABLE = frozenset(set(Reason) - {Reason.TOO_LARGE, Reason.CHECKSUM, Reason.DISK, Reason.REFUSED})
+"""Reasons after which the next command may continue a file where its bytes ended."""
 
 
 class Ending(StrEnum):
@@ -71,6 +76,9 @@ class Head(NamedTuple):
     """The Last-Modified field as sent."""
     suggested: str | None = None
     """The file name of a Content-Disposition field as sent, decoded, not yet made safe."""
+    validator: str | None = None
+    """For If-Range: a strong entity tag, or a strong date as sent. None if another transfer must not continue
+    the file."""
 
 
 class Body(NamedTuple):
@@ -82,6 +90,63 @@ class Body(NamedTuple):
     """Lower-case hex; None: the consumer computes it, since nothing in between could change the data."""
     attempts: int = 1
     """Attempts made; following redirects is part of one."""
+    checks: str | None = None
+    """Digests to check where the file is saved, since the transfer continued a partial file and did not see
+    its beginning: ``sha256=9f86... md5=...``."""
+
+
+class Partial(NamedTuple):
+    """The beginning of a file, durable in a store since an earlier transfer, for another one to continue."""
+
+    file: str
+    """The store's name for it."""
+    store: str
+    """The id of the store."""
+    size: int
+    """Bytes."""
+    length: int | None
+    """Bytes of the whole file; None if it was not announced."""
+    validator: str
+    """As `Head.validator`."""
+    source: str
+    """Identifies the final URL that sent the validator, see `source_of`."""
+    first: bytes
+    """The first bytes, from which the file's type can be seen."""
+    last: bytes
+    """The last bytes, to be compared with what is sent again."""
+
+    def comes_from(self, url: str) -> bool:
+        """Whether `url` sent the bytes. A validator says nothing about the file at another URL."""
+        return source_of(url, self.source[:_SALT]) == self.source
+
+    @property
+    def etag(self) -> str | None:
+        """The validator, if it is an entity tag."""
+        return self.validator if self.validator.startswith('"') else None
+
+    @property
+    def modified(self) -> str | None:
+        """The validator, if it is a date."""
+        return None if self.validator.startswith('"') else self.validator
+
+
+_SALT = 16
+
+
+def source_of(url: str, salt: str) -> str:
+    """A salted hash of `url`: it can be compared, and shows no secret of the URL. `salt`: 16 characters."""
+    said = url.encode(errors="surrogateescape")
+    return salt + hashlib.blake2b(said, digest_size=16, key=salt.encode()).hexdigest()
+
+
+class LargeFile(NamedTuple):
+    """Progress of one large file."""
+
+    name: str
+    came: int
+    """Bytes received."""
+    length: int | None
+    """Bytes announced; None if the server did not say."""
 
 
 class Underway(NamedTuple):
@@ -93,6 +158,38 @@ class Underway(NamedTuple):
     """The progress in whole files, where lengths are announced."""
     waits_for: str = ""
     """What is waited for: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nothing."""
+    large: tuple[LargeFile, ...] = ()
+    """Some of the large files among them (`underway.large_files`)."""
+
+
+class HostNow(NamedTuple):
+    """A host at this moment."""
+
+    host: str
+    active: int
+    """Transfers that run."""
+    waiting: int
+    """Transfers that wait for the host."""
+    parked: float
+    """Seconds for which nothing is started there, because it deferred requests."""
+
+
+class FileNow(NamedTuple):
+    """A file that is being received."""
+
+    name: str
+    """Its URL without secrets."""
+    size: int | None
+    """Announced bytes."""
+    came: int
+    """Received bytes."""
+
+
+class Report(NamedTuple):
+    """What is under way, for a dashboard."""
+
+    hosts: tuple[HostNow, ...] = ()
+    files: tuple[FileNow, ...] = ()
 
 
 class Failure(NamedTuple):

@@ -19,6 +19,7 @@ from nearfar.download.messages import (
     Finish,
     Open,
     Request,
+    Resume,
     StreamAccepted,
     StreamChunk,
     StreamLost,
@@ -27,7 +28,7 @@ from nearfar.download.messages import (
     decode_answer,
     encode,
 )
-from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.model import Body, Failure, Head, Job, Partial, Reason
 from nearfar.download.transport import RequestSender, Undeliverable
 from nearfar.errors import ProtocolError
 
@@ -115,6 +116,9 @@ CHUNK = 1024 * 1024
 """Bytes of a message: large compared with its overhead, small compared with `STREAM_ROOM`."""
 STREAM_ROOM = 8 * 1024 * 1024
 """Bytes in flight of one file."""
+BEAT = 0.25
+"""Seconds after which less than a `CHUNK` is sent, or no bytes at all: a kill of the producer must not cost
+more, and the consumer can tell a slow server from a killed producer."""
 
 
 class Upload:
@@ -127,10 +131,17 @@ class Upload:
         self,
         post: RequestQueue,
         stream: str,
-        job: Job,
-        head: Head,
+        opening: Open | Resume,
         settle: Callable[[Verdict | StreamLost], None],
+        *,
+        to: str | None = None,
+        offset: int = 0,
+        on_opened: Callable[[bool], None] | None = None,
     ) -> None:
+        """`to`: the store that must accept it; `offset`: the position of the first byte in the file.
+
+        `on_opened` is told whether the stream was accepted; if not, nothing else follows.
+        """
         self._post = post
         self._stream = stream
         self._settle = settle
@@ -138,10 +149,14 @@ class Upload:
         self._early: list[tuple[Request, OnAnswer, int]] = []
         self._gathered: list[bytes] = []
         self._gathered_size = 0
-        self._offset = 0
+        self._offset = offset
+        self._on_opened = on_opened
         self._on_way = 0
-        self._over = False
-        post.send(Open(stream, job, head), self._opened)
+        self._unanswered = 0
+        self._sent_at: float | None = None
+        """When the last chunk was sent; None: since the last `turn`."""
+        self.over = False
+        post.send(opening, self._opened, to=to)
 
     @property
     def free_slots(self) -> bool:
@@ -149,7 +164,7 @@ class Upload:
 
     def write(self, data: bytes) -> None:
         """Send `data` after the previous bytes; small pieces are buffered."""
-        if self._over:
+        if self.over:
             return
         self._gathered.append(data)
         self._gathered_size += len(data)
@@ -163,26 +178,43 @@ class Upload:
         if self._gathered:
             data, self._gathered = b"".join(self._gathered), []
             self._gathered_size = 0
-            self._send(
-                StreamChunk(self._stream, self._offset, data), partial(self._written, len(data)), len(data)
-            )
-            self._offset += len(data)
+            self._send_chunk(data)
+
+    def _send_chunk(self, data: bytes) -> None:
+        size = len(data)
+        self._sent_at = None
+        self._unanswered += 1
+        self._send(StreamChunk(self._stream, self._offset, data), partial(self._written, size), size)
+        self._offset += size
+
+    def turn(self, now: float) -> None:
+        """Send what has waited for `BEAT` seconds; an empty chunk if there is nothing, and none in flight."""
+        if self._taker is None or self.over:
+            return
+        if self._sent_at is None:
+            self._sent_at = now
+        elif now - self._sent_at >= BEAT:
+            self.push()
+            if not self._unanswered:
+                self._send_chunk(b"")
 
     def finish(self, body: Body) -> None:
         """Mark the end of the body."""
         self.push()
         self._send(Finish(self._stream, body), self._finished)
 
-    def abandon(self) -> None:
-        """Give up the file; `settle` will not be called."""
-        if self._over:
+    def abandon(self, *, keep: bool = False) -> None:
+        """Give up the file; `settle` will not be called. `keep`: another transfer may continue it."""
+        if self.over:
             return
+        if keep:
+            self.push()
         self._give_up()
         if self._taker is not None:
-            self._post.send(Abandon(self._stream), _ignore, to=self._taker)
+            self._post.send(Abandon(self._stream, keep), _ignore, to=self._taker)
 
     def _send(self, request: Request, on_answer: OnAnswer, size: int = 0) -> None:
-        if self._over:
+        if self.over:
             self._post.hold(-size)
         elif self._taker is None:
             self._early.append((request, on_answer, size))
@@ -191,18 +223,26 @@ class Upload:
 
     def _opened(self, answer: Answer) -> None:
         match answer:
-            case StreamAccepted(by) if self._over:
-                self._post.send(Abandon(self._stream), _ignore, to=by)
+            case StreamAccepted(by) if self.over:
+                # What it resumed may be resumed once more.
+                self._post.send(Abandon(self._stream, self._on_opened is not None), _ignore, to=by)
             case StreamAccepted(by):
                 self._taker = by
+                if self._on_opened is not None:
+                    self._on_opened(True)
                 early, self._early = self._early, []
                 for request, on_answer, size in early:
                     self._send(request, on_answer, size)
+            case _ if self._on_opened is not None:
+                if not self.over:
+                    self._give_up()
+                    self._on_opened(False)
             case _:
                 self._end(answer)
 
     def _written(self, size: int, answer: Answer) -> None:
         self._on_way -= size
+        self._unanswered -= 1
         if not isinstance(answer, ChunkAck):
             self._end(answer)
 
@@ -214,13 +254,13 @@ class Upload:
                 self._end(answer)
 
     def _end(self, answer: Answer | Verdict) -> None:
-        if self._over:
+        if self.over:
             return
         self._give_up()
         self._settle(verdict_of(answer))
 
     def _give_up(self) -> None:
-        self._over = True
+        self.over = True
         self._post.hold(-self._gathered_size - sum(size for _, _, size in self._early))
         self._gathered, self._early, self._gathered_size = [], [], 0
 
@@ -239,6 +279,8 @@ def _ignore(_: Answer) -> None:
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, and sent in one piece."""
+SLOW = 0.5
+"""Seconds after which even an unfinished small file is sent as it arrives: a kill must not cost more."""
 GATHERING = 8 * 1024 * 1024
 """Bytes of unfinished small files in one producer; above, even they become streams."""
 BATCH = 1024 * 1024
@@ -262,6 +304,7 @@ class Batcher:
         self._since: float | None = None
         self._name = os.urandom(8).hex()
         self._streams = count()
+        self._uploads: set[Upload] = set()
 
     def fits(self, size: int) -> bool:
         """True if a file of `size` bytes so far may still be buffered."""
@@ -269,7 +312,30 @@ class Batcher:
 
     def upload(self, job: Job, head: Head, settle: Settle) -> Upload:
         """Open a stream for a large file."""
-        return Upload(self.post, f"{self._name}-{next(self._streams)}", job, head, settle)
+        stream = self._stream()
+        upload = Upload(self.post, stream, Open(stream, job, head), settle)
+        self._uploads.add(upload)
+        return upload
+
+    def resume(
+        self, job: Job, partial_file: Partial, to: str, settle: Settle, on_opened: Callable[[bool], None]
+    ) -> Upload:
+        """Open a stream for the rest of a partial file of the store `to`."""
+        stream = self._stream()
+        upload = Upload(
+            self.post,
+            stream,
+            Resume(stream, job, partial_file.file),
+            settle,
+            to=to,
+            offset=partial_file.size,
+            on_opened=on_opened,
+        )
+        self._uploads.add(upload)
+        return upload
+
+    def _stream(self) -> str:
+        return f"{self._name}-{next(self._streams)}"
 
     def send(self, file: File, settle: Settle) -> None:
         """Send a small file with the next batch."""
@@ -282,6 +348,10 @@ class Batcher:
 
     def turn(self, now: float, *, last: bool = False) -> None:
         """Send the batch if it has waited long enough, or if it is the `last`: nothing is being fetched."""
+        if self._uploads:
+            self._uploads = {upload for upload in self._uploads if not upload.over}
+            for upload in self._uploads:
+                upload.turn(now)
         if not self._files:
             return
         if self._since is None:
@@ -292,6 +362,11 @@ class Batcher:
     def deadline(self) -> float | None:
         """When `turn` must be called even if nothing happens."""
         return None if self._since is None else self._since + AGE
+
+    @property
+    def has_uploads(self) -> bool:
+        """`turn` must be called every `BEAT` seconds."""
+        return bool(self._uploads)
 
     def _flush(self, *, last: bool = False) -> None:
         files, settles, size = tuple(self._files), self._settles, self._size

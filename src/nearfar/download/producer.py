@@ -20,10 +20,23 @@ from functools import partial
 from nearfar.download.account import Ended, JobSource
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.messages import AlreadySaved, Answer, File, Offer, StreamLost, Verdict
-from nearfar.download.model import Body, Ending, Failure, Head, Job, Reason, Saved, Underway
-from nearfar.download.outgoing import Batcher, RequestQueue, Upload
+from nearfar.download.model import (
+    CONTINUABLE,
+    Body,
+    Ending,
+    Failure,
+    Head,
+    Job,
+    Partial,
+    Reason,
+    Report,
+    Saved,
+    Underway,
+)
+from nearfar.download.outgoing import BEAT, SLOW, Batcher, RequestQueue, Upload
 from nearfar.download.redact import redact_url
 from nearfar.download.transport import RequestSender
+from nearfar.download.watched import large_files, report
 
 Numbered = tuple[int, Job]
 
@@ -40,6 +53,8 @@ class _Round:
     missed: set[str] = field(default_factory=set)
     """Stores without a consumer when the query was sent."""
     saved: dict[int, Saved] = field(default_factory=dict)
+    partials: dict[int, tuple[str, Partial]] = field(default_factory=dict)
+    """The longest beginning of a file, and whom to ask for it."""
 
 
 class SavedLookup:
@@ -58,6 +73,8 @@ class SavedLookup:
         self._known: frozenset[str] = frozenset()
         self.ready: deque[Numbered] = deque()
         """Jobs that no store has."""
+        self.partials: dict[int, tuple[str, Partial]] = {}
+        """What stores have of ready jobs, by the job's number, with the addressee of a `Resume`."""
         self.pending = 0
         """Jobs whose query is not answered yet."""
 
@@ -91,8 +108,12 @@ class SavedLookup:
             asking.heard = True
         if isinstance(answer, AlreadySaved) and len(answer.saved) == len(asking.batch):
             for (number, _), saved in zip(asking.batch, answer.saved, strict=True):
-                if saved is not None:
+                if isinstance(saved, Saved):
                     asking.saved[number] = saved
+                elif saved is not None:
+                    known = asking.partials.get(number)
+                    if known is None or known[1].size < saved.size:
+                        asking.partials[number] = (store or saved.store, saved)
         if asking.waiting:
             return
         if left := self._left(asking):
@@ -113,8 +134,11 @@ class SavedLookup:
         self.pending -= len(asking.batch)
         for number, job in asking.batch:
             if number in asking.saved:
+                self.partials.pop(number, None)
                 self._on_saved(number, asking.saved[number])
             else:
+                if number in asking.partials:
+                    self.partials[number] = asking.partials[number]
                 self.ready.append((number, job))
 
 
@@ -131,6 +155,7 @@ class TransferSink:
         job: Job,
         batcher: Batcher,
         on_end: Callable[[TransferSink, Verdict | StreamLost], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number = number
         self.job = job
@@ -139,22 +164,38 @@ class TransferSink:
         self.paused = False
         self.came = 0
         """Bytes of the present attempt."""
-        self.length: int | None = None
-        """Announced length of the file in bytes."""
+        self.head: Head | None = None
         self._batcher = batcher
         self._on_end = on_end
-        self._head: Head | None = None
         self._parts: list[bytes] = []
         self._size = 0
         self._upload: Upload | None = None
+        self._clock = clock
+        self._begun = 0.0
+
+    def resume(
+        self, partial: Partial, to: str, start: Callable[[TransferSink, Partial | None], None]
+    ) -> None:
+        """Before the transfer: ask the store `to` to continue a partial file. `start` is called then, with
+        the file, or with None if it cannot be continued."""
+
+        def opened(accepted: bool) -> None:
+            if accepted:
+                self.came, self.length = partial.size, partial.length
+            else:
+                self._upload = None
+            start(self, partial if accepted else None)
+
+        self._upload = self._batcher.resume(self.job, partial, to, self._settle, opened)
 
     @property
     def free_slots(self) -> bool:
         return self._upload.free_slots if self._upload else self._batcher.post.free_slots
 
     def begin(self, head: Head) -> None:
-        self._head = head
+        self.head = head
         self.length = head.length
+        self._begun = self._clock()
 
     def chunk(self, data: bytes) -> bool:
         self.came += len(data)
@@ -171,9 +212,9 @@ class TransferSink:
         self._parts.append(data)
         self._size += len(data)
         self._batcher.gathered += len(data)
-        if not self._batcher.fits(self._size):
-            assert self._head is not None, "a fetcher begins before it brings bytes"
-            self._upload = self._batcher.upload(self.job, self._head, self._settle)
+        if not self._batcher.fits(self._size) or self._clock() - self._begun >= SLOW:
+            assert self.head is not None, "a fetcher begins before it brings bytes"
+            self._upload = self._batcher.upload(self.job, self.head, self._settle)
             for part in self._ungather():
                 self._upload.write(part)
 
@@ -184,30 +225,33 @@ class TransferSink:
         return parts
 
     def restart(self) -> None:
+        self._give_up(keep=False)
+
+    def _give_up(self, *, keep: bool) -> None:
         self.came = 0
         self._ungather()
         if self._upload is not None:
-            self._upload.abandon()
+            self._upload.abandon(keep=keep)
             self._upload = None
 
     def leave(self) -> None:
-        """The transfer was dropped; no consumer is notified."""
+        """The transfer was dropped; a consumer keeps what another transfer can continue."""
         self.fetched = True
-        self.restart()
+        self._give_up(keep=True)
 
     def done(self, body: Body) -> None:
         self.fetched = True
         if self._upload is not None:
             self._upload.finish(body)
             return
-        assert self._head is not None, "a fetcher begins before it is done"
+        assert self.head is not None, "a fetcher begins before it is done"
         parts = self._ungather()
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._batcher.send(File(self.job, self._head, body, data), self._settle)
+        self._batcher.send(File(self.job, self.head, body, data), self._settle)
 
     def failed(self, failure: Failure) -> None:
         self.fetched = True
-        self.restart()
+        self._give_up(keep=failure.reason in CONTINUABLE)
         self._on_end(self, failure)
 
     def _settle(self, verdict: Verdict | StreamLost) -> None:
@@ -257,12 +301,15 @@ class Producer:
         self._offers = SavedLookup(self._post, request_sender.stores, self._known)
         self._transfer_sinks: set[TransferSink] = set()
         self._fetching: set[TransferSink] = set()
+        self._resuming: set[TransferSink] = set()
+        """Transfers that start once a store has read their partial file again."""
         self._losses: dict[int, int] = {}
         self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
         """Since when there is no consumer; None if there was one, or the warning was logged."""
         request_sender.on_event = job_source.on_event = fetcher.wake
         job_source.underway = self.underway
+        job_source.report = self.report
 
     @property
     def on_way(self) -> int:
@@ -276,11 +323,19 @@ class Producer:
             if came := transfer_sink.came:
                 size += came
                 files += came / transfer_sink.length if transfer_sink.length else 0.0
-        if any(not (transfer_sink.paused or transfer_sink.fetched) for transfer_sink in self._fetching):
+        if self._resuming or any(
+            not (transfer_sink.paused or transfer_sink.fetched) for transfer_sink in self._fetching
+        ):
             waits_for = "host"
         else:
             waits_for = "consumer" if self._transfer_sinks or self._offers.pending else ""
-        return Underway(size, min(files, len(self._transfer_sinks)), waits_for)
+        large = large_files((each.job, each.head, each.came) for each in self._fetching)
+        return Underway(size, min(files, len(self._transfer_sinks)), waits_for, large)
+
+    def report(self) -> Report:
+        """What is under way, for a dashboard."""
+        sinks = self._transfer_sinks
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def stop(self) -> None:
         """As `finish`, and drop the jobs that only wait for their host: they have no ending then."""
@@ -324,14 +379,18 @@ class Producer:
             self._alone_since = None
         elif self._clock() - self._alone_since >= LONELY:
             self._alone_since = None
-            log.warning("no consumer has come to the queue yet: waiting for one")
+            fields = {"waits_for": "consumer"}
+            log.warning(
+                "no consumer has come to the queue yet: waiting for one",
+                extra={"event": "waiting", "fields": fields},
+            )
 
     def _all_taken(self) -> bool:
         return self._job_source.exhausted and not self._offers.ready and not self._offers.pending
 
     def _patience(self) -> float:
-        deadline = self._batcher.deadline()
-        return LONGEST_WAIT if deadline is None else max(0.0, min(LONGEST_WAIT, deadline - self._clock()))
+        deadline, longest = self._batcher.deadline(), BEAT if self._batcher.has_uploads else LONGEST_WAIT
+        return longest if deadline is None else max(0.0, min(longest, deadline - self._clock()))
 
     def _take(self) -> None:
         """Keep an offer ahead of the fetcher, so that it never waits for a query."""
@@ -345,21 +404,32 @@ class Producer:
         while (
             self._offers.ready
             and not self._stopping
-            and (len(self._fetching) < self._jobs or self._fetcher.has_capacity)
+            and (len(self._fetching) + len(self._resuming) < self._jobs or self._fetcher.has_capacity)
             and len(self._transfer_sinks) < UNSETTLED
             and self._post.free_slots
         ):
-            transfer_sink = TransferSink(*self._offers.ready.popleft(), self._batcher, self._ended)
+            number, job = self._offers.ready.popleft()
+            transfer_sink = TransferSink(number, job, self._batcher, self._ended, self._clock)
             self._transfer_sinks.add(transfer_sink)
+            if number in self._offers.partials:
+                to, partial_file = self._offers.partials.pop(number)
+                self._resuming.add(transfer_sink)
+                transfer_sink.resume(partial_file, to, self._start)
+            else:
+                self._start(transfer_sink, None)
+
+    def _start(self, transfer_sink: TransferSink, partial_file: Partial | None) -> None:
+        self._resuming.discard(transfer_sink)
+        if transfer_sink in self._transfer_sinks:
             self._fetching.add(transfer_sink)
-            self._fetcher.add(transfer_sink.job, transfer_sink)
+            self._fetcher.add(transfer_sink.job, transfer_sink, partial_file)
 
     def _leave(self) -> None:
         """Drop the jobs that only wait: a host may have asked for minutes."""
         waiting = set(map(id, self._fetcher.give_back()))
-        for transfer_sink in [
-            transfer_sink for transfer_sink in self._fetching if id(transfer_sink) in waiting
-        ]:
+        left = [transfer_sink for transfer_sink in self._fetching if id(transfer_sink) in waiting]
+        for transfer_sink in (*left, *tuple(self._resuming)):
+            self._resuming.discard(transfer_sink)
             self._fetching.discard(transfer_sink)
             self._transfer_sinks.discard(transfer_sink)
             transfer_sink.leave()
@@ -391,7 +461,12 @@ class Producer:
     def _again(self, transfer_sink: TransferSink) -> None:
         """The consumer was lost before it confirmed the file: it is fetched again unless it is saved."""
         losses = self._losses[transfer_sink.number] = self._losses.get(transfer_sink.number, 0) + 1
-        log.warning("lost with its consumer, to be fetched again: %s", redact_url(transfer_sink.job.url))
+        url = redact_url(transfer_sink.job.url)
+        log.warning(
+            "lost with its consumer, to be fetched again: %s",
+            url,
+            extra={"event": "lost", "fields": {"url": url, "attempt": losses}},
+        )
         if losses < TRIES:
             self._offers.offer([(transfer_sink.number, transfer_sink.job)])
         else:

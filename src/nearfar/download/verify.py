@@ -27,6 +27,8 @@ class Verified:
     """What is wrong, one sentence each."""
     unlisted: list[str] = field(default_factory=list)
     """Files of URLs that are not in the list: their content was not checked."""
+    unfinished: list[str] = field(default_factory=list)
+    """Partial files, which the next run of the producer continues."""
     repaired: list[str] = field(default_factory=list)
     """What was done about wrong files, one sentence each."""
 
@@ -83,6 +85,9 @@ def _verify(verified: Verified, folder: Path, wanted: Mapping[str, str] | None, 
             else:
                 verified.files[folder] += 1
                 verified.sizes[resource(row.url)] = row.size
+        for each in listing.partials():
+            of = "" if each.length is None else f" of {each.length:,}"
+            verified.unfinished.append(f"{folder / each.name}: {each.size:,}{of} bytes (of {each.url})")
     if repair and wrong:
         verified.repaired += _repair(folder, wrong)
 

@@ -292,7 +292,7 @@ def admit(address: Address, keys: str | os.PathLike[str] | None, *, insecure: bo
 
     Raises `AddressError` if other machines could reach it and neither option is given, and `KeysError`.
     """
-    access = _choose(keys, insecure)
+    access = choose(keys, insecure)
     check_guarded(address, access)
     if access.keys:
         read_pair(Path(access.keys), SERVER)
@@ -305,7 +305,7 @@ def check_guarded(address: Address, access: Access) -> None:
     if access.own and not address.local:
         raise AddressError(
             f"{address} can be reached from other machines: give keys, so that it is known who comes in"
-            " (keys=DIR, --keys DIR; `nearfar keys init` makes them), or say insecure=True (--insecure) if"
+            " (keys=DIR, --keys DIR; `nearfar keys init` makes them), or say insecure=True (--no-keys) if"
             " you trust everyone who can reach it"
         )
 
@@ -315,19 +315,20 @@ def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure:
 
     Raises `AddressError` if the service could not be authenticated, and `KeysError`.
     """
-    access = _choose(keys, insecure)
+    access = choose(keys, insecure)
     if access.keys:
         read_pair(Path(access.keys), CLIENT)
         read_server_key(Path(access.keys))
     elif access.own and not address.local:
         raise AddressError(
             f"cannot verify who answers at {address}: give the keys that its owner made for you (keys=DIR,"
-            " --keys DIR), or say insecure=True (--insecure) if you trust the network"
+            " --keys DIR), or say insecure=True (--no-keys) if you trust the network"
         )
     return access
 
 
-def _choose(keys: str | os.PathLike[str] | None, insecure: bool) -> Access:
+def choose(keys: str | os.PathLike[str] | None, insecure: bool) -> Access:
+    """The access that these options name, with `VARIABLE`; nothing is checked. Raises `KeysError`."""
     if keys is not None and insecure:
         raise KeysError("give keys, or say insecure: not both")
     if insecure:

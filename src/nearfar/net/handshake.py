@@ -218,13 +218,14 @@ class Connection:
             return f"it uses no keys, so it cannot be verified (this side uses those of {self._access.keys})"
         if found == "CURVE":
             if self._access.insecure:
-                return "it is not open to everyone: give keys (keys=DIR, --keys DIR), or leave insecure out"
+                return (
+                    "it is not open to everyone: give keys (keys=DIR, --keys DIR), or leave insecure"
+                    " (--no-keys) out"
+                )
             own = "" if self._address.path else ", or is another user's"
             return f"it asks for keys (keys=DIR, --keys DIR){own}"
         if found:
-            return (
-                "it is open to everyone, so it cannot be verified: say insecure=True (--insecure) to use it"
-            )
+            return "it is open to everyone, so it cannot be verified: say insecure=True (--no-keys) to use it"
         return ""
 
     def _stranger(self, descriptor: int) -> str:

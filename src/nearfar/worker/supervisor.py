@@ -162,6 +162,10 @@ class Supervisor(PollSet):
             if slot not in taken and not self._hopeless:
                 self._start(slot)
 
+    def pids(self) -> dict[str, int]:
+        """The live processes by name."""
+        return {member.name: member.pid for member in self.members.values()}
+
     def resize(self, count: int) -> None:
         """Keep `count` processes from now on; the caller must retire the surplus."""
         self._count = count
@@ -322,7 +326,12 @@ class Supervisor(PollSet):
     def _condemn(self, member: WorkerHandle, error: Exception) -> None:
         """Kill a worker whose message cannot be read or stored; its running task is lost."""
         why = shown(repr(error))
-        log.warning("worker %s is killed, because its message cannot be read: %s", member.name, why)
+        log.warning(
+            "worker %s is killed, because its message cannot be read: %s",
+            member.name,
+            why,
+            extra={"event": "worker", "fields": {"worker": member.name, "reason": why}},
+        )
         member.fault = f"sent an unreadable message ({why})"
         self.unwatch(member.end.fileno())
         member.kill()

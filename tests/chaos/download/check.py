@@ -24,7 +24,7 @@ def check_producer(ended: Ended, wares: Wares, share: list[Ware], folder: Path) 
     assert found, f"{ended.role} ended with {ended.code} and {ended.out!r}: {ended.err}"
     urls, saved, already, failed = (int(number.replace(",", "")) for number in found.groups()[:4])
     listed = [line for line in wares.lines(share) if line and not line.startswith("#")]
-    fails = Counter({"refused": 1})
+    fails = Counter({"rejected": 1})
     for line in listed:
         path = "/" + line.partition("\t")[0].rpartition("/")[2]
         fails.update(ware.fails for ware in share if ware.path == path and ware.fails)

@@ -95,14 +95,22 @@ def _commands(plan: Plan, folder: Path) -> dict[str, list[str]]:
         place = hosts if role == plan.host else meet
         match kind:
             case "queue":
-                line = ["queue", "--bind", address, "--lease", str(LEASE), "--producers", str(plan.producers)]
+                line = [
+                    "queue",
+                    "--bind",
+                    address,
+                    "--lease",
+                    str(LEASE),
+                    "--expected-producers",
+                    str(plan.producers),
+                ]
             case "coordinator":
                 line = ["coordinator", "--bind", pool, "--lease", str(LEASE), "--grace", "5"]
             case "agent":
                 line = ["worker", "--connect", pool, "--processes", "1", "--wait", str(POOL_WAIT)]
             case "consumer":
                 line = ["consumer", "-o", "saved", *place]
-                line += ["--producers", str(plan.producers)] if role == plan.host else []
+                line += ["--expected-producers", str(plan.producers)] if role == plan.host else []
             case _:
                 line = ["producer", "-i", f"{role}.txt", "--failures", f"{role} failures.txt"]
                 line += ["--stall-timeout", "1", "--retries", "6", "--jobs", "8"]

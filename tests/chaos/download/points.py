@@ -24,7 +24,7 @@ POINTS = {
     "draft open": ("nearfar.download.store.store:Store.open", "after"),
     "draft written": ("nearfar.download.store.draft:Draft.write", "after"),
     "draft finished": ("nearfar.download.store.draft:Draft.finish", "after"),
-    "before fsync": ("nearfar.download.store.store:Committer._sync", "before"),
+    "before fsync": ("nearfar.download.store.commit:Committer._sync", "before"),
     "received": ("nearfar.download.consumer:Consumer._handle", "before"),
     "answered": ("nearfar.download.consumer:Consumer._commit", "after"),
     "offering": ("nearfar.download.producer:SavedLookup.offer", "before"),
@@ -112,7 +112,7 @@ def _wrap(point: str, strike: Callable[[], None]) -> None:
 
 
 def _wrap_step(step: str, strike: Callable[[], None]) -> None:
-    from nearfar.download.store.store import Committer
+    from nearfar.download.store.commit import Committer
 
     before = Committer.__init__
 

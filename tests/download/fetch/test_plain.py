@@ -74,6 +74,8 @@ def test_what_goes_the_short_way_ends_as_by_the_rules(head: list[bytes], body: b
     if body:
         assert long.take(body)
     long.finish(None)
+    assert expected.head is not None
+    expected.head = expected.head._replace(validator=None)  # a whole file needs none
     assert got == expected and got.body is not None
 
 

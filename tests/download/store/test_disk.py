@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from nearfar.download.model import Failure, Head, Reason, Saved, StoreError
+from nearfar.download.store.commit import OTHERS, Reserve
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.listing import Listing
-from nearfar.download.store.store import OTHERS, Reserve, Store
+from nearfar.download.store.store import Store
 from tests.download.store.making import SITE, draft, failed, files, job, save, saved, temporaries
 
 SIZE = 2 << 20

@@ -150,6 +150,6 @@ def test_hostile_lines_are_told_without_their_escapes_and_go_back_in(web: Web, t
             timeout=40,
         )
         assert done.returncode == Exit.FAILED
-        assert "3 urls: 0 saved, 0 already there, 3 failed (http-4xx 2, refused 1)" in done.stdout
+        assert "3 urls: 0 saved, 0 already there, 3 failed (http-4xx 2, rejected 1)" in done.stdout
         told = done.stdout + done.stderr + (tmp_path / "nearfar-failures.txt").read_text()
         assert told.replace("\n", "").replace("\t", "").isprintable()

@@ -71,7 +71,7 @@ def test_a_stopped_consumer_leaves_its_work_to_another(web: Web, commands: Comma
 
 def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Commands) -> None:
     gate = Gate(web, after=FILES // 2)
-    host, producer = commands.host("-o", "a", "--producers", "2"), commands.produce(web)
+    host, producer = commands.host("-o", "a", "--expected-producers", "2"), commands.produce(web)
     assert gate.reached.wait(30)
     producer.send_signal(signal.SIGINT)
     assert producer.stderr is not None

@@ -124,13 +124,13 @@ def test_failures_are_counted_written_and_can_be_fed_back(web: Web, tmp_path: Pa
     (tmp_path / "urls.txt").write_text("\n".join(lines))
     code, out, _ = Command(tmp_path, "-i", "urls.txt").end()
     assert code == Exit.FAILED
-    assert out[0] == "3 urls: 1 saved, 0 already there, 2 failed (refused 1, http-4xx 1)"
+    assert out[0] == "3 urls: 1 saved, 0 already there, 2 failed (rejected 1, http-4xx 1)"
     assert "nearfar-failures.txt" in out[1]
     failures = (tmp_path / "nearfar-failures.txt").read_text().splitlines()
     assert sorted(line.split("\t# ")[0] for line in failures) == ["ftp://h/a", f"{lines[1]}"]
     web.routes["/none"] = content(b"now")
     code, out, _ = Command(tmp_path, "-i", "nearfar-failures.txt").end()
-    assert out[0] == "2 urls: 1 saved, 0 already there, 1 failed (refused 1)"
+    assert out[0] == "2 urls: 1 saved, 0 already there, 1 failed (rejected 1)"
     (tmp_path / "urls.txt").write_text(web.url("/0.png"))
     assert Command(tmp_path, "-i", "urls.txt").end()[0] == Exit.OK
     assert not (tmp_path / "nearfar-failures.txt").exists()
@@ -169,7 +169,7 @@ def test_a_page_in_place_of_an_image_is_told_and_refused_where_images_are_expect
     ]
     assert "cat.png: a web page (text/html) was saved as cat.png" in err and "page.html" not in err
     code, out, _ = Command(tmp_path, urls[0] + "?again", "--expect", "image/*").end()
-    assert (code, out[0]) == (Exit.FAILED, "1 url: 0 saved, 0 already there, 1 failed (refused 1)")
+    assert (code, out[0]) == (Exit.FAILED, "1 url: 0 saved, 0 already there, 1 failed (rejected 1)")
 
 
 def test_a_stop_does_not_wait_for_a_host_that_asks_for_patience(web: Web, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.download.trade.commands import Commands, ended
 from tests.support.routes import content
 from tests.support.web import Web
 
-REFUSED = (Exit.FAILED, "1 url: 0 saved, 0 already there, 1 failed (refused 1)")
+REFUSED = (Exit.FAILED, "1 url: 0 saved, 0 already there, 1 failed (rejected 1)")
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
 @pytest.mark.slow
 def test_a_coordinator_that_is_lost_is_said_and_the_same_command_goes_on(web: Web, far: Pooled) -> None:
     gate = Gate(web, after=FILES // 2)
-    host, producer = far.host("-o", "a", "--producers", "2"), far.fetch(web, "--wait", "2")
+    host, producer = far.host("-o", "a", "--expected-producers", "2"), far.fetch(web, "--wait", "2")
     assert gate.reached.wait(30)
     far.coordinator.kill()
     gate.open()
@@ -246,7 +246,7 @@ def test_a_killed_consumer_costs_no_file(web: Web, far: Pooled) -> None:
 @pytest.mark.slow
 def test_an_interrupted_producer_goes_on_when_run_again(web: Web, commands: Pooled) -> None:
     gate = Gate(web, after=FILES // 8)
-    host, producer = commands.host("-o", "a", "--producers", "2"), commands.fetch(web)
+    host, producer = commands.host("-o", "a", "--expected-producers", "2"), commands.fetch(web)
     interrupt(producer, gate)
     gate.open()
     code, said = ended(producer)
@@ -301,7 +301,7 @@ def test_nobody_at_the_queue_is_said_in_a_sentence(near: Pooled) -> None:
         (("--pool", "here"), "cannot read the address 'here'"),
         (("--pool", "tcp://127.0.0.1:*"), "it needs a port"),
         (
-            ("--bind", "tcp://*:5555", "--insecure", "--pool", "tcp://127.0.0.1:1"),
+            ("--bind", "tcp://*:5555", "--no-keys", "--pool", "tcp://127.0.0.1:1"),
             "name an address that they",
         ),
     ],

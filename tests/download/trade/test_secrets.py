@@ -65,7 +65,7 @@ def test_no_secret_is_told_and_the_failures_file_is_its_owners(tmp_path: Path) -
         (tmp_path / "urls.txt").write_text("\n".join(lines(web)))
         code, said = run(tmp_path, "producer", *options, *header, "-i", "urls.txt")
         assert code == Exit.FAILED
-        assert "8 urls: 5 saved, 0 already there, 3 failed (refused 2, http-4xx 1)" in said
+        assert "8 urls: 5 saved, 0 already there, 3 failed (rejected 2, http-4xx 1)" in said
         assert web.requests("/cdn.png")[0].path.endswith(f"{HUSH}8"), "the server is told"
         again = run(tmp_path, "producer", *options, "--log-format", "json", "-i", "urls.txt")
         assert "0 saved, 5 already there" in again[1]

@@ -123,7 +123,7 @@ class Troop:
             options = json.dumps({"producers": 2, "lease": 1.0, "maxbytes": 32 << 20})
             self.commands["host"] = [sys.executable, "-m", "tests.support.hosting", self.address, options]
         else:
-            bind = ["--wait", str(self.wait), "--bind", self.address, "--producers", "2"]
+            bind = ["--wait", str(self.wait), "--bind", self.address, "--expected-producers", "2"]
             self.commands["consumer 1"] = [*consumer, *bind]
         for number, urls in enumerate(self.files.lists(2), 1):
             name = f"producer {number}"

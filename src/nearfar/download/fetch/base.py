@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from nearfar.download.model import Body, Failure, Head, Job, Reason
+from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason
 from nearfar.download.urls import one_line
 from nearfar.queues.limits import Claim, Grant
 
@@ -24,6 +24,8 @@ class Sink(Protocol):
     """Receives one transfer. Calls come from the thread that calls `Fetcher.poll`, in this order::
 
     begin (chunk* | restart begin)* (done | failed)      or      failed
+
+    A transfer that continues a partial file starts after its bytes, without the first ``begin``.
     """
 
     def begin(self, head: Head) -> None:
@@ -76,8 +78,12 @@ class Fetcher(Protocol):
     def share(self, limits: HostLimits) -> None:
         """From now until `cancel` or `close`, share the limits per host with others. Call it before `add`."""
 
-    def add(self, job: Job, sink: Sink) -> None:
-        """Start a transfer, or queue it behind a per-host limit or a parked host."""
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
+        """Start a transfer, or queue it behind a per-host limit or a parked host.
+
+        `partial`: what the sink has of the file already. If the server does not confirm that it is the
+        beginning of the same version, the sink is told to `restart`.
+        """
 
     def resume(self, sink: Sink) -> None:
         """Undo a pause that `Sink.chunk` asked for."""
@@ -102,6 +108,9 @@ class Fetcher(Protocol):
     @property
     def has_capacity(self) -> bool:
         """True if more transfers could start: those that wait are limited by their hosts."""
+
+    def hosts(self) -> list[HostNow]:
+        """The hosts with transfers, or with a pause."""
 
     @property
     def in_flight(self) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from nearfar.download.fetch.base import Trouble
 from nearfar.download.fetch.headers import Hashes, named_digests
-from nearfar.download.model import Checksum, Reason
+from nearfar.download.model import Checksum, Partial, Reason
 
 __all__ = ["ACCEPTED", "Content", "ContentError", "Decoder", "OtherBytesError", "coding", "codings"]
 
@@ -166,9 +166,17 @@ class Content:
         expected = (*((own,) if own else ()), *(() if code else named)) if own or named else ()
         self._saved = Hashes(expected) if digest or expected else None
 
+    @classmethod
+    def after(cls, partial: Partial, most: int) -> Self:
+        """The content whose first bytes an earlier transfer has brought. Its digest is unknown here."""
+        content = cls({}, None, None, partial.length, most, digest=False)
+        content.came = content.size = partial.size
+        content._tail = partial.last
+        return content
+
     @property
     def sha256(self) -> str | None:
-        """SHA-256 of the file; None if it was not requested."""
+        """SHA-256 of the file; None if it was not requested, or other bytes came in an earlier transfer."""
         return None if self._saved is None else self._saved.sha256
 
     def take(self, data: bytes) -> bytes:

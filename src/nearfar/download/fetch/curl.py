@@ -23,7 +23,8 @@ from nearfar.download.fetch.request import RequestFields
 from nearfar.download.fetch.schedule import Schedule
 from nearfar.download.fetch.shared_hosts import OwnLimits, SharedHosts
 from nearfar.download.fetch.transfer import ANSWERED, Step, Throttle, Transfer, backoff, park
-from nearfar.download.model import Job, Reason
+from nearfar.download.model import HostNow, Job, Partial, Reason
+from nearfar.download.redact import redact_url
 from nearfar.download.urls import UrlError
 
 __all__ = ["CurlFetcher"]
@@ -96,10 +97,10 @@ class CurlFetcher:
     def in_flight(self) -> int:
         return self._in_flight
 
-    def add(self, job: Job, sink: Sink) -> None:
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
         self._in_flight += 1
         try:
-            transfer = Transfer(job, sink, self._options, self._fields)
+            transfer = Transfer(job, sink, self._options, self._fields, partial)
         except UrlError as error:
             self._refused.append((sink, Trouble(Reason.REFUSED, str(error))))
             return
@@ -135,6 +136,9 @@ class CurlFetcher:
     @property
     def has_capacity(self) -> bool:
         return self._schedule.has_capacity
+
+    def hosts(self) -> list[HostNow]:
+        return [HostNow(*each) for each in self._schedule.hosts(self._clock())]
 
     def _break_off(self, handle: Handle) -> None:
         del self._active[handle.curl]
@@ -351,6 +355,7 @@ class CurlFetcher:
             self._schedule.add(transfer.url.host, transfer, first=True)
         elif step is Step.RETRY:
             delay = backoff(max(1, transfer.tried), self._options, self._rng)
+            _log_retry(transfer, delay)
             transfer.again()
             self._schedule.add_later(transfer.url.host, transfer, now + delay)
 
@@ -363,7 +368,13 @@ class CurlFetcher:
         )
         silent = self._schedule.put_off(host, now, seconds)
         if silent == seconds >= WORTH_TELLING:
-            log.info("%s asks for patience (%s): waiting %.0f s", host, transfer.trouble.detail, seconds)
+            log.info(
+                "%s asks for patience (%s): waiting %.0f s",
+                host,
+                transfer.trouble.detail,
+                seconds,
+                extra={"event": "waiting", "fields": {"host": host, "seconds": round(seconds, 1)}},
+            )
         transfer.waited += seconds
         if max(silent, transfer.waited) <= self._options.wait_for_host:
             transfer.again(counts=False)
@@ -373,3 +384,28 @@ class CurlFetcher:
         transfer.give_up(
             f", and asks for more patience than {self._options.wait_for_host:g} s (--wait-for-host)"
         )
+
+
+def _log_retry(transfer: Transfer, delay: float) -> None:
+    """The present attempt has failed, and another one follows in `delay` seconds."""
+    if transfer.trouble is None or not log.isEnabledFor(logging.DEBUG):
+        return
+    url, (reason, detail, *_) = redact_url(transfer.job.url), transfer.trouble
+    log.debug(
+        "%s: attempt %d failed (%s: %s), again in %.1f s",
+        url,
+        transfer.attempts,
+        reason,
+        detail,
+        delay,
+        extra={
+            "event": "retry",
+            "fields": {
+                "url": url,
+                "reason": reason,
+                "detail": detail,
+                "attempt": transfer.attempts,
+                "seconds": round(delay, 1),
+            },
+        },
+    )

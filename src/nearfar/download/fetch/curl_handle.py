@@ -54,6 +54,9 @@ def configure(curl: pycurl.Curl, options: FetchOptions) -> None:
     if options.no_private:
         # A proxy would resolve and connect out of our control. Otherwise its variables are honoured.
         setopt(pycurl.PROXY, "")
+    elif options.proxy is not None:
+        setopt(pycurl.PROXY, options.proxy)
+        setopt(pycurl.NOPROXY, "")
     elif (hosts := exceptions_in_ascii(os.environ)) is not None:
         setopt(pycurl.NOPROXY, hosts)
 
@@ -138,17 +141,22 @@ class Handle:
         self._head_size = 0
         self._fields: list[bytes] | None = None
         self._http = options.http
-        self._proxies = {} if options.no_private else proxies_in_ascii(os.environ)
-        self._sharing = False
-        self._fresh = False
-        self._secure = False
+        self._proxies = (
+            {} if options.no_private or options.proxy is not None else proxies_in_ascii(os.environ)
+        )
         self._answered = False
         self._taking = False
         self._barred: str | None = None
-        configure(self.curl, options)
+        self._configure()
+
+    def _configure(self) -> None:
+        """Set what all transfers have in common, on a new handle or one that was reset."""
+        self._sharing = self._fresh = self._secure = self._certified = False
+        self._fields = None
+        configure(self.curl, self._options)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append if HEADS_BOUNDED else self._gather)
         self.curl.setopt(pycurl.WRITEFUNCTION, self.pieces.append)
-        if options.no_private:
+        if self._options.no_private:
             self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
 
     def load(self, transfer: Transfer, host: str) -> None:
@@ -159,6 +167,10 @@ class Handle:
         self._barred = None
         self.pieces.clear()
         self._lines.clear()
+        if self._certified and not transfer.own_origin:
+            # The certificate is for the origin of the listed URL; pycurl cannot unset it alone.
+            self.curl.reset()
+            self._configure()
         url = transfer.url
         self.curl.setopt(pycurl.URL, url.text)
         shared = self._http == "h2c" or (self._http == "auto" and url.scheme == "https")
@@ -170,6 +182,10 @@ class Handle:
         if not self._secure and url.scheme == "https":
             configure_tls(self.curl, self._options)
             self._secure = True
+        if (cert := self._options.cert_file) is not None and transfer.own_origin and not self._certified:
+            self.curl.setopt(pycurl.SSLCERT, str(cert))
+            self.curl.setopt(pycurl.SSLKEY, str(self._options.key_file or cert))
+            self._certified = True
         if self._proxies:
             self.curl.setopt(pycurl.PROXY, self._proxies[url.scheme])
         fields = transfer.request()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from nearfar import __version__
+from nearfar.download.fetch.credentials import GivenCookie, Login
 from nearfar.download.patterns import compile_lazily
 
 __all__ = ["FetchOptions"]
@@ -81,8 +82,19 @@ class _FetchOptions(NamedTuple):
     """Fields sent with every request. After a redirect to another origin, only those in
     `request.HARMLESS`."""
     user_agent: str = f"nearfar/{__version__}"
+    proxy: str | None = None
+    """The proxy of every request, as a URL; empty: none; None: what the environment says."""
     http: Literal["auto", "1.1", "h2c"] = "auto"
     """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, even without TLS."""
+    logins: tuple[Login, ...] = ()
+    """User names and passwords by host, for URLs without their own. The one without a host is for the listed
+    URL's origin only, and not after a redirect."""
+    cookies: tuple[GivenCookie, ...] = ()
+    """Cookies sent to the hosts that they are for, also after a redirect."""
+    cert_file: Path | None = None
+    """PEM file of a client certificate, and its key unless `key_file` has it, for the origin of the listed
+    URL only."""
+    key_file: Path | None = None
     ca_file: Path | None = None
     """PEM file of the certificate authorities to trust; None: the system's."""
     insecure: bool = False
@@ -102,8 +114,8 @@ class FetchOptions(_FetchOptions):
         return self
 
     def __repr__(self) -> str:
-        """Without `headers`, which may hold secrets."""
-        return _FetchOptions.__repr__(self._replace(headers=()))
+        """Without the fields that may hold secrets."""
+        return _FetchOptions.__repr__(self._replace(headers=(), proxy=None, logins=(), cookies=()))
 
     @property
     def least_speed(self) -> int:
@@ -135,6 +147,12 @@ class FetchOptions(_FetchOptions):
                 raise ValueError(f"{name} must not be negative")
         if self.http not in ("auto", "1.1", "h2c"):
             raise ValueError("http must be auto, 1.1 or h2c")
+        if self.proxy and (not self.proxy.isascii() or not self.proxy.isprintable() or " " in self.proxy):
+            raise ValueError("proxy: not a URL")
+        if self.proxy and self.no_private:
+            raise ValueError("a proxy and no_private exclude each other: a proxy would connect on its own")
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("a key needs its certificate: --cert FILE")
         for name, value in (*self.headers, ("User-Agent", self.user_agent)):
             _check_field(name, value)
 

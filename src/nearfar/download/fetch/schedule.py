@@ -8,7 +8,7 @@ returned once a host has no more items, or if others wait for them.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import count
 from math import inf
@@ -394,6 +394,14 @@ class Schedule(Generic[T]):
 
     def _ring(self, host: str, when: float) -> None:
         heapq.heappush(self._later, (when, next(self._order), host, None))
+
+    def hosts(self, now: float) -> list[tuple[str, int, int, float]]:
+        """The hosts with transfers, or with a pause: name, how many run, how many wait, seconds of pause."""
+        later = Counter(host for _, _, host, item in self._later if item is not None)
+        return [
+            (host, entry.active, len(entry.waiting) + later[host], max(0.0, entry.parked_until - now))
+            for host, entry in self._hosts.items()
+        ]
 
     def _wake(self, now: float) -> None:
         while self._later and self._later[0][0] <= now:

@@ -21,7 +21,7 @@ from nearfar.download.fetch.content import Content, ContentError, OtherBytesErro
 from nearfar.download.fetch.headers import Answer, ContentRange, suggested_name
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.request import Cookies, RequestFields, resume, with_cookie, with_userinfo
-from nearfar.download.model import Body, Head, Job, Reason
+from nearfar.download.model import Body, Head, Job, Partial, Reason
 from nearfar.download.redact import redact_url
 from nearfar.download.store.names import GENERIC, LOOK, is_page, kind_of, looks_like_page, matches, promised
 from nearfar.download.urls import Url, UrlError, join_url, parse_url
@@ -197,8 +197,23 @@ class Transfer:
     """The first bytes, held back until they show the file's type; None: nothing is held back."""
     _suspect = False
     """The next bytes are the first of a file, and may be an undeclared web page."""
+    _continued: Partial | None = None
+    """The partial file in `_content`, until the server has confirmed it."""
+    _anew = False
+    """The present response starts the file from its first byte."""
+    _checks: str | None = None
+    """See `Body.checks`."""
 
-    def __init__(self, job: Job, sink: Sink, options: FetchOptions, fields: RequestFields) -> None:
+    def __init__(
+        self,
+        job: Job,
+        sink: Sink,
+        options: FetchOptions,
+        fields: RequestFields,
+        partial: Partial | None = None,
+    ) -> None:
+        """`partial`: the bytes that the sink has."""
+        self._partial = partial
         self.job = job
         self.sink = sink
         self.start = self.url = url = parse_url(job.url)
@@ -206,13 +221,22 @@ class Transfer:
         self._fields = fields
         self._userinfo = url.userinfo
 
+    @property
+    def own_origin(self) -> bool:
+        """Whether the next request goes to the origin of the job's URL, and every one before did."""
+        return self._own_origin
+
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object if nothing is special."""
         lines = self._fields.own if self._own_origin else self._fields.foreign
-        if self._userinfo is not None:
-            lines = with_userinfo(lines, self._userinfo)
-        if self._cookies is not None and (cookie := self._cookies.field(self.url)):
+        login = self._userinfo or self._fields.login(self.url, own_origin=self._own_origin)
+        if login is not None:
+            lines = with_userinfo(lines, login)
+        cookies = self._cookies or self._fields.cookies
+        if cookie := cookies.field(self.url):
             lines = with_cookie(lines, cookie)
+        if self._partial is not None and self._partial.comes_from(self.url.text):
+            self._take_up(self._partial)
         head, content = self._head, self._content
         # A validator belongs to one resource: only the URL that sent it is asked for a part.
         self._ranged = False
@@ -222,6 +246,13 @@ class Transfer:
             lines = [*lines, *resume(self._asked, self._validator)]
         return lines
 
+    def _take_up(self, partial: Partial) -> None:
+        """Continue a partial file as if its bytes had come in this transfer."""
+        self._partial, self._continued = None, partial
+        self._content = Content.after(partial, self._options.limit(partial.length))
+        self._head = Head(self.url.text, 200, None, partial.length, partial.etag, partial.modified)
+        self._validator = partial.validator
+
     def plain(self, lines: Sequence[bytes], pieces: Sequence[bytes]) -> bool:
         """Pass on a whole body, if no rule below applies to it; otherwise do nothing and return False.
 
@@ -229,6 +260,8 @@ class Transfer:
         name.
         """
         if self._hops or self.attempts > 1 or not self._fields.plain or self.job.checksum is not None:
+            return False
+        if self._head is not None or self._partial is not None:
             return False
         fields = headers.plain_fields(lines)
         if fields is None:
@@ -249,17 +282,18 @@ class Transfer:
 
     def answered(self, answer: Answer, now: float) -> bool:
         """Evaluate a head; True if the body that follows goes to `take`. `now`: seconds since the epoch."""
-        before = self._head
+        before, self._anew = self._head, False
         try:
             begun = self._judge(answer, now)
         except Exception as error:
             # A response may end its own URL only, even if it triggers an error in our code.
             return self.stumble(error)
-        if begun and self._head is not None and self._head is not before:
-            if before is not None:
+        if begun and self._anew:
+            if before is not None or self._partial is not None:
+                self._partial = self._continued = self._checks = None
                 self.sink.restart()
             # The decoded length of a body is not announced.
-            assert self._content is not None
+            assert self._content is not None and self._head is not None
             self.sink.begin(self._head._replace(length=None) if self._content.coded else self._head)
         return begun
 
@@ -301,7 +335,7 @@ class Transfer:
             if self._looked:
                 self.sink.chunk(self._looked)
                 self._looked = None
-            self.sink.done(Body(self._content.size, self._content.sha256, self.attempts))
+            self.sink.done(Body(self._content.size, self._content.sha256, self.attempts, self._checks))
             return Step.ENDED
         if self.trouble.paced:
             self.put_off += 1
@@ -387,6 +421,8 @@ class Transfer:
             suggested=suggested_name(answer.every("content-disposition"))
             if "content-disposition" in fields
             else None,
+            # Another transfer may ask for another coding: only a body without any can be continued by it.
+            validator=None if self._distrusted or "content-encoding" in fields else headers.validator(answer),
         )
         codes = answer.joined("content-encoding")
         try:
@@ -403,7 +439,7 @@ class Transfer:
         named = _digests(answer) if not fields.keys().isdisjoint(headers.DIGESTS) else NONE
         most = self._options.limit(None if code else length)
         self._content = Content(named, self.job.checksum, code, length, most, digest=self._options.digest)
-        self._head = head
+        self._head, self._anew = head, True
         self._validator = None if self._distrusted else headers.validator(answer)
         return True
 
@@ -492,9 +528,37 @@ class Transfer:
         assert content is not None
         if not self._same_version(answer) or part.total not in (None, content.total or part.total):
             return False
+        if self._continued is not None and not self._confirms(answer, self._continued):
+            return False
         if not content.rewind(part.start):
             return False
         content.total = content.total or part.total
+        return True
+
+    def _confirms(self, answer: Answer, partial: Partial) -> bool:
+        """The first part of a file that another transfer began: whether this one's rules allow the file.
+
+        If not, it is fetched from the start, where the same rules give the reason.
+        """
+        if codings(answer.joined("content-encoding")):
+            return False
+        if self._options.expect:
+            assert self._head is not None
+            self._head = self._head._replace(type=headers.media_type(answer.brief("content-type")))
+            self._looked = b""
+            try:
+                if self._objection(self._head, opaque=False) is not None:
+                    return False
+                self._look(partial.first, whole=True)
+            except ContentError:
+                return False
+            finally:
+                self._looked = None
+        # `answered` passes on no head for this response: the sink has the one of the earlier transfer.
+        own = (self.job.checksum,) if self.job.checksum else ()
+        checks = (*own, *headers.named_digests(_digests(answer)))
+        self._checks = " ".join(f"{each.algorithm}={each.digest}" for each in checks) or None
+        self._continued = None
         return True
 
     def _same_version(self, answer: Answer) -> bool:
@@ -509,7 +573,7 @@ class Transfer:
         assert content is not None
         total = headers.unsatisfied(answer.single("content-range"))
         same = answer.single("etag") in (None, self._head and self._head.etag)
-        if same and total == content.came and content.total in (None, total):
+        if self._continued is None and same and total == content.came and content.total in (None, total):
             content.total = total
         else:
             self._cannot_join("the server refused to go on in the middle")
@@ -538,7 +602,7 @@ class Transfer:
 
     def _go_to(self, target: Url, answer: Answer, now: float) -> None:
         if "set-cookie" in answer.fields:
-            self._cookies = self._cookies or Cookies()
+            self._cookies = self._cookies or Cookies(self._fields.jar)
             self._cookies.take(answer.every("set-cookie"), self.url, now)
         if target.origin != self.url.origin:
             self._userinfo = None

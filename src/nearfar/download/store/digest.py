@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from queue import Queue
 from threading import Thread
+from typing import Any
 
 LARGE = 768 * 1024
 """Bytes of a piece that justify starting a thread; hashing them takes half a millisecond."""
@@ -17,10 +19,11 @@ class Digest:
 
     __slots__ = ("_hash", "_pieces", "_thread")
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+    def __init__(self, state: Any = None) -> None:
+        """`state`: a hash of the bytes so far; None: there are none."""
+        self._hash = state or hashlib.sha256()
         self._thread: Thread | None = None
-        self._pieces: Queue[bytes | None]
+        self._pieces: Queue[bytes | Callable[[str], None] | None]
         """Queue to the thread, if there is one; None ends it."""
 
     def update(self, data: bytes | memoryview) -> None:
@@ -29,6 +32,13 @@ class Digest:
             self._hash.update(data)
         else:
             self._pieces.put(bytes(data))
+
+    def mark(self, on_digest: Callable[[str], None]) -> None:
+        """Call `on_digest` with the digest of all bytes so far, from either thread. It must not raise."""
+        if self._thread is None:
+            on_digest(self._hash.copy().hexdigest())
+        else:
+            self._pieces.put(on_digest)
 
     def hexdigest(self) -> str:
         """The digest of all bytes so far, in lower-case hex."""
@@ -56,4 +66,7 @@ class Digest:
 
     def _work(self) -> None:
         while (data := self._pieces.get()) is not None:
-            self._hash.update(data)
+            if isinstance(data, bytes):
+                self._hash.update(data)
+            else:
+                data(self._hash.copy().hexdigest())

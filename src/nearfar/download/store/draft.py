@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import time
 
-from nearfar.download.model import Body, Head, Job, Reason, StoreError, disk
+from nearfar.download.fetch.headers import http_date
+from nearfar.download.model import Body, Head, Job, Reason, StoreError, disk, source_of
+from nearfar.download.redact import written
 from nearfar.download.store.digest import Digest
-from nearfar.download.store.folders import Folders
+from nearfar.download.store.folders import Folders, digest
+from nearfar.download.store.manifest import readable
 from nearfar.download.store.names import wanted
 from nearfar.download.store.owners import Owner
+from nearfar.download.store.partials import EVERY, FIRST, LEAST, PartialRow, Partials, Resumption, boot_id
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_BACK = 32 << 20
@@ -25,21 +31,50 @@ class Draft:
     """
 
     __slots__ = (
-        *("__weakref__", "_digest", "_flushed", "_folders", "_unsettled", "body", "descriptor", "folder"),
-        *("head", "job", "key", "label", "parts", "sha256", "size", "synced", "temporary", "tried"),
+        *(
+            "__weakref__",
+            "_digest",
+            "_due",
+            "_flushed",
+            "_folders",
+            "_latest",
+            "_partials",
+            "_recording",
+            "_resumed",
+        ),
+        *("_source", "_unsettled", "body", "descriptor", "folder", "head", "job", "key", "label", "parts"),
+        *("recorded", "sha256", "size", "synced", "temporary", "tried"),
     )
 
     def __init__(
-        self, job: Job, head: Head, key: bytes, folders: Folders, owner: Owner, unsettled: set[Draft]
+        self,
+        job: Job,
+        head: Head,
+        key: bytes,
+        folders: Folders,
+        owner: Owner,
+        unsettled: set[Draft],
+        partials: Partials | None = None,
+        resumption: Resumption | None = None,
+        *,
+        latest: float | None = None,
     ) -> None:
         """`key` is the manifest's key of the job's URL; `unsettled` contains the draft until it is committed
-        or discarded. Raises `StoreError`."""
+        or discarded. Raises `StoreError`.
+
+        `partials`: where the progress of a file is recorded that another transfer may continue.
+        `resumption`: an intact partial file to continue, instead of a new one. `latest`: give
+        the file the time of its last modification that the server names, unless it is after this one (seconds
+        since the epoch).
+        """
         self.job = job
         self.head = head
         self.body: Body | None = None
         """The body that `finish` has verified."""
         self.key = key
-        self.parts = parts = wanted(job, head)
+        self.parts = parts = (
+            wanted(job, head) if resumption is None else tuple(resumption.row.name.split("/"))
+        )
         """The requested name, as parts of a path."""
         self.label = parts[0] if len(parts) == 1 else "/".join(parts)
         """Its name in messages."""
@@ -52,9 +87,27 @@ class Draft:
         self.synced = False
         """All of it is synced to the disk."""
         self.folder = parts[:-1]
-        self._digest = Digest()
+        self.recorded: str | None = None
+        """Its name among the partial files, if it has a row there."""
         self._folders = folders
+        self._latest = latest
+        self._partials = partials
+        self._unsettled = unsettled
+        self._recording = False
+        self._resumed = resumption is not None
+        self._source = ""
         self._flushed = 0
+        self._due = time.monotonic() + FIRST if partials is not None else 0.0
+        if resumption is None:
+            self._digest = Digest()
+            self._create(owner)
+        else:
+            self._digest = Digest(resumption.state)
+            self._continue(resumption)
+        unsettled.add(self)
+
+    def _create(self, owner: Owner) -> None:
+        folders = self._folders
         try:
             folder = folders.at(self.folder, create=True) if self.folder else folders.root
             self.temporary: bytes | None = owner.temporary(self.folder)
@@ -62,8 +115,26 @@ class Draft:
         except OSError as error:
             folders.forget()
             raise disk(error, self.label) from error
-        self._unsettled = unsettled
-        unsettled.add(self)
+
+    def _continue(self, resumption: Resumption) -> None:
+        """Append to the partial file of `resumption`, after the bytes of its row."""
+        row = resumption.row
+        self.temporary = os.fsencode(row.place[1])
+        self.descriptor = resumption.descriptor
+        self.recorded = row.file
+        self.size = self._flushed = row.size
+        self._source = row.source
+        try:
+            os.ftruncate(self.descriptor, row.size)
+            os.lseek(self.descriptor, row.size, os.SEEK_SET)
+        except OSError as error:
+            self.discard()
+            raise disk(error, self.label) from error
+
+    @property
+    def keeps(self) -> bool:
+        """Another transfer can continue the file, if this one ends before it is complete."""
+        return self._partials is not None and self.size >= LEAST
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Raises `StoreError` (disk); ValueError after `finish` or `discard`."""
@@ -77,9 +148,62 @@ class Draft:
             self.size += len(data)
             if self.size - self._flushed >= _WRITE_BACK:
                 self.write_back()
+            if self._partials is not None and time.monotonic() >= self._due:
+                self._record()
         except OSError as error:
             self.discard()
             raise disk(error, self.label) from error
+
+    def _record(self) -> None:
+        """Have the bytes so far made durable and recorded, unless that still goes on for earlier ones."""
+        partials, descriptor, size = self._partials, self.descriptor, self.size
+        assert partials is not None and descriptor is not None
+        self._due = time.monotonic() + EVERY
+        if self._recording or size < LEAST:
+            return
+        try:
+            synced = os.dup(descriptor)
+        except OSError:
+            return
+        self._recording = True
+        row = self._row(partials.token)
+        self._digest.mark(
+            lambda sha256: partials.record(synced, row._replace(size=size, sha256=sha256), self._has_recorded)
+        )
+
+    def _has_recorded(self, succeeded: bool) -> None:
+        if succeeded and self.temporary is not None:
+            self.recorded = self._file()
+        self._recording = False
+
+    def _row(self, owner: str) -> PartialRow:
+        head, partials = self.head, self._partials
+        assert partials is not None and head.validator is not None
+        self._source = self._source or source_of(head.url, os.urandom(8).hex())
+        return PartialRow(
+            file=self._file(),
+            owner=owner,
+            key=self.key,
+            named=self.job.name is not None,
+            name=self.label,
+            url=written(self.job.url),
+            final_url=written(head.url),
+            type=None if head.type is None else readable(head.type),
+            etag=None if head.etag is None else readable(head.etag),
+            length=head.length,
+            validator=head.validator,
+            source=self._source,
+            size=self.size,
+            sha256="",
+            synced=0,
+            synced_sha256="",
+            boot=boot_id(),
+            time=partials.clock(),
+        )
+
+    def _file(self) -> str:
+        assert self.temporary is not None
+        return "/".join((*self.folder, os.fsdecode(self.temporary)))
 
     def write_back(self) -> None:
         """Ask the kernel to start writing its buffers, so that the later sync has little left to do."""
@@ -94,7 +218,8 @@ class Draft:
         """Mark the end of the bytes, and verify them against `body`.
 
         Raises `StoreError`: truncated if the size differs from `body`'s, checksum if the digest differs,
-        where `body` has one. (The fetcher checks a digest that the job or the server named.)
+        where `body` has one, or one of `body.checks`. (The fetcher has checked all other digests that the job
+        or the server named.)
         """
         self.sha256 = self._digest.hexdigest()
         if self.size != body.size:
@@ -103,7 +228,32 @@ class Draft:
         if body.sha256 is not None and self.sha256 != body.sha256:
             self.discard()
             raise StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
+        if body.checks is not None:
+            self._check(body.checks)
+        if self._latest is not None and self.descriptor is not None:
+            modified = http_date(self.head.modified)
+            if modified is not None and modified <= self._latest:
+                with contextlib.suppress(OSError, OverflowError):  # not every file system knows every time
+                    os.utime(self.descriptor, (self._latest, modified))
         self.body = body
+
+    def _check(self, checks: str) -> None:
+        for check in checks.split():
+            algorithm, _, wanted_digest = check.partition("=")
+            try:
+                found = self.sha256 if algorithm == "sha256" else self._digest_of(algorithm)
+            except OSError as error:
+                self.discard()
+                raise disk(error, self.label) from error
+            if found != wanted_digest.lower():
+                self.discard()
+                raise StoreError(Reason.CHECKSUM, f"the content has not the {algorithm} {wanted_digest}")
+
+    def _digest_of(self, algorithm: str) -> str:
+        """Another digest of the file so far, for which it is read again."""
+        if algorithm not in hashlib.algorithms_available or self.temporary is None:
+            return ""
+        return digest(os.fsdecode(self.temporary), self._folders.at(self.folder), algorithm)
 
     def rest(self) -> None:
         """Sync a finished draft to the disk, and close its descriptor; keep it open if that fails."""
@@ -114,12 +264,30 @@ class Draft:
             self.synced = True
             self.close()
 
+    @property
+    def was_resumed(self) -> bool:
+        """An earlier transfer has begun it."""
+        return self._resumed
+
+    def release(self) -> None:
+        """Keep the bytes so far for another transfer, if it can continue them; otherwise `discard`."""
+        partials, descriptor = self._partials, self.descriptor
+        if partials is None or descriptor is None or not self.keeps:
+            self.discard()
+            return
+        row = self._row("")._replace(sha256=self._digest.hexdigest())
+        self.descriptor = self.temporary = self.recorded = None
+        partials.release(descriptor, row)
+        self.discard()
+
     def discard(self) -> None:
         """Close and remove the temporary. A second call, or one after a commit, does nothing."""
         self.close()
         self._digest.close()
         self._unsettled.discard(self)
         temporary, self.temporary = self.temporary, None
+        if self.recorded is not None and self._partials is not None and temporary is not None:
+            self._partials.drop(self.recorded)
         if temporary is not None:
             try:
                 os.unlink(temporary, dir_fd=self._folders.at(self.folder))

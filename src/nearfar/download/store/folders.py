@@ -68,7 +68,7 @@ class Folders:
     def at(self, parts: tuple[str, ...], *, create: bool = False) -> int:
         """The descriptor of the sub-directory `parts`.
 
-        Raises OSError, or `StoreError` (refused) where a symlink or a file is in the way.
+        Raises OSError, or `StoreError` (rejected) where a symlink or a file is in the way.
         """
         if not parts:
             return self.root

@@ -16,9 +16,9 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from nearfar.download.model import Reason, Saved, StoreError
 from nearfar.download.redact import identity, written
@@ -27,7 +27,8 @@ from nearfar.download.urls import resource
 from nearfar.readable import hidden, json_line
 
 FILE = f"{OWN}.sqlite"
-_BUSY = 30.0
+BUSY = 30.0
+"""Seconds to wait for another process's transaction."""
 _AT_ONCE = 500
 _VERSION = 1
 _COLUMNS = """fold TEXT NOT NULL, key BLOB NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
@@ -38,7 +39,20 @@ _SCHEMA = f"""
     CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, {_COLUMNS}, UNIQUE (fold));
     CREATE INDEX IF NOT EXISTS files_by_key ON files (key);
     CREATE TABLE IF NOT EXISTS intents ({_COLUMNS}, owner TEXT NOT NULL, PRIMARY KEY (fold)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS partials (file TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL,
+        key BLOB NOT NULL, named INTEGER NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
+        final_url TEXT NOT NULL, type TEXT, etag TEXT, length INTEGER, validator TEXT NOT NULL,
+        source TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, synced INTEGER NOT NULL,
+        synced_sha256 TEXT NOT NULL, boot TEXT NOT NULL, time REAL NOT NULL,
+        wanted INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS partials_by_key ON partials (key)
 """
+PARTIAL_FIELDS = (
+    *("file", "owner", "key", "named", "name", "url", "final_url", "type", "etag", "length"),
+    *("validator", "source", "size", "sha256", "synced", "synced_sha256", "boot", "time"),
+)
+"""The columns of a partial file, see `partials.PartialRow`. A manifest of an earlier nearfar gets the table
+when it is opened; an earlier nearfar ignores it, and removes the partial files."""
 
 
 class ManifestEntry(NamedTuple):
@@ -70,6 +84,7 @@ class ManifestEntry(NamedTuple):
 
 _FIELDS = ", ".join(ManifestEntry._fields)
 _MARKS = ", ".join("?" * len(ManifestEntry._fields))
+_PARTIAL_FIELDS = ", ".join(PARTIAL_FIELDS)
 
 
 def readable(text: str) -> str:
@@ -85,7 +100,7 @@ class Manifest:
         """Open the manifest of `directory`, or create it. Raises `StoreError` or `sqlite3.Error`."""
         refuse_strangers(directory)
         self._db = sqlite3.connect(
-            directory / FILE, timeout=_BUSY, isolation_level=None, check_same_thread=False
+            directory / FILE, timeout=BUSY, isolation_level=None, check_same_thread=False
         )
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -93,30 +108,19 @@ class Manifest:
             with self.transaction():
                 self.id = self._prepare()
             # Computed when a job is offered, and again when its file arrives.
-            self.key = lru_cache(maxsize=4096)(self._key)
+            self.key = lru_cache(maxsize=4096)(partial(key_of, salt=self.id))
         except BaseException:
             self._db.close()
             raise
 
     def _prepare(self) -> str:
-        if check_version(self._db) == 0:
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
+        version = check_version(self._db)
+        for statement in _SCHEMA.split(";"):
+            self._db.execute(statement)
+        if version == 0:
             self._db.execute("INSERT INTO store VALUES (?)", (os.urandom(16).hex(),))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
-
-    def _key(self, url: str) -> bytes:
-        """The key of the resource that `url` names: a hash of its URL without passwords.
-
-        If the URL holds secrets, the hash is salted per directory: no precomputed table finds them, and two
-        directories cannot be compared.
-        """
-        url = resource(url)
-        if written(url) == url:
-            return hashlib.sha256(url.encode()).digest()
-        said = identity(url).encode(errors="surrogateescape")
-        return hashlib.blake2b(said, digest_size=32, key=self.id.encode()).digest()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -221,6 +225,49 @@ class Manifest:
         """Drop the saved file with this name."""
         self._db.execute("DELETE FROM files WHERE fold = ?", (fold,))
 
+    def has_partials(self) -> bool:
+        """Whether there is any partial file."""
+        return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM partials)").fetchone()[0])
+
+    def partials_of(self, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """The rows of the partial files from these URLs."""
+        for start in range(0, len(keys), _AT_ONCE):
+            part = keys[start : start + _AT_ONCE]
+            where = f"WHERE key IN ({', '.join('?' * len(part))})"
+            yield from self._db.execute(f"SELECT {_PARTIAL_FIELDS} FROM partials {where}", tuple(part))
+
+    def partial(self, file: str) -> Iterator[tuple[Any, ...]]:
+        """The row of one partial file, if there is one."""
+        return self._db.execute(f"SELECT {_PARTIAL_FIELDS} FROM partials WHERE file = ?", (file,))
+
+    def all_partials(self) -> list[tuple[Any, ...]]:
+        """The rows of all partial files."""
+        return read_partials(self._db)
+
+    def keep_partial(self, row: tuple[Any, ...]) -> None:
+        """Write the row of a partial file."""
+        marks = ", ".join("?" * len(row))
+        self._db.execute(f"INSERT OR REPLACE INTO partials ({_PARTIAL_FIELDS}) VALUES ({marks})", row)
+
+    def drop_partials(self, files: Iterable[str]) -> None:
+        """Delete the rows of partial files."""
+        self._db.executemany("DELETE FROM partials WHERE file = ?", ((file,) for file in files))
+
+    def want_partials(self, files: Iterable[str]) -> None:
+        """Mark partial files, until their rows are written again."""
+        self._db.executemany("UPDATE partials SET wanted = 1 WHERE file = ?", ((file,) for file in files))
+
+    def wanted_partials(self, owner: str) -> set[str]:
+        """The marked partial files of a store."""
+        found = self._db.execute("SELECT file FROM partials WHERE wanted AND owner = ?", (owner,))
+        return {file for (file,) in found}
+
+    def saved_since(self, key: bytes, time: float) -> bool:
+        """Whether a file was saved from a URL at `time` (seconds since the epoch) or later."""
+        where = "WHERE key = ? AND time >= ?"
+        found = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM files {where})", (key, time))
+        return bool(found.fetchone()[0])
+
     def rows(self) -> Iterator[Saved]:
         """Every saved file, in the order they were saved; read incrementally, in little memory."""
         return read_rows(self._db)
@@ -239,6 +286,25 @@ class Manifest:
         self._db.close()
 
 
+def read_by_key(db: sqlite3.Connection, key: bytes) -> list[ManifestEntry]:
+    """The files saved from one URL, oldest first."""
+    found = db.execute(f"SELECT {_FIELDS} FROM files WHERE key = ? ORDER BY number", (key,))
+    return list(map(ManifestEntry._make, found))
+
+
+def key_of(url: str, salt: str) -> bytes:
+    """The key of the resource that `url` names: a hash of its URL without passwords.
+
+    If the URL holds secrets, the hash is salted with the directory's id: no precomputed table finds them, and
+    two directories cannot be compared.
+    """
+    url = resource(url)
+    if written(url) == url:
+        return hashlib.sha256(url.encode()).digest()
+    said = identity(url).encode(errors="surrogateescape")
+    return hashlib.blake2b(said, digest_size=32, key=salt.encode()).digest()
+
+
 def check_version(db: sqlite3.Connection) -> int:
     """The version of a manifest, 0 for a new one. Raises `StoreError` for an unsupported one."""
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
@@ -251,6 +317,13 @@ def read_rows(db: sqlite3.Connection) -> Iterator[Saved]:
     """Every saved file of a manifest, in the order they were saved. Raises `sqlite3.Error`."""
     for row in db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
         yield ManifestEntry._make(row).saved
+
+
+def read_partials(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """The rows of all partial files of a manifest, oldest first. Raises `sqlite3.Error`."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'partials'").fetchone():
+        return []  # only read, and of an earlier nearfar
+    return db.execute(f"SELECT {_PARTIAL_FIELDS} FROM partials ORDER BY time").fetchall()
 
 
 def refuse_strangers(directory: Path) -> None:

@@ -51,7 +51,7 @@ def wanted(job: Job, head: Head) -> tuple[str, ...]:
     The user's name if there is one, else the server's suggestion, else the last segment of the final
     URL's path, else ``index``. Only a user's name may have sub-directories.
 
-    Raises `StoreError` (refused) for a user's name that would leave the directory.
+    Raises `StoreError` (rejected) for a user's name that would leave the directory.
     """
     if job.name is not None:
         return asked(job.name)
@@ -65,7 +65,7 @@ def wanted(job: Job, head: Head) -> tuple[str, ...]:
 def asked(name: str) -> tuple[str, ...]:
     """The parts of a name that the user chose; both kinds of slashes separate.
 
-    Raises `StoreError` (refused) if it is empty, absolute, names a drive, or contains ``..``. Changing such
+    Raises `StoreError` (rejected) if it is empty, absolute, names a drive, or contains ``..``. Changing such
     a name would put the file in a place that the user did not name.
     """
     parts = re.split(r"[/\\]", name)

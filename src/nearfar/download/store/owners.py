@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from nearfar.download.model import StoreError
 from nearfar.download.patterns import compile_lazily
@@ -110,8 +110,10 @@ def alive(token: str, root: int) -> bool:
         return folders is None
 
 
-def sweep(folders: Folders) -> int:
+def sweep(folders: Folders, kept: Collection[str] = ()) -> int:
     """Remove the temporaries, then the lock files, of dead owners. Return the number of temporaries.
+
+    `kept`: the paths of partial files, which stay.
 
     Only files with the store's own name pattern are removed. Raises OSError.
     """
@@ -120,7 +122,7 @@ def sweep(folders: Folders) -> int:
         with _held(token, folders.root) as left:
             if left is None:
                 continue
-            removed += sum(_clear(token, parts, folders) for parts in left)
+            removed += sum(_clear(token, parts, folders, kept) for parts in left)
             if _is_ours(token, folders.root):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(_file(token), dir_fd=folders.root)
@@ -133,12 +135,13 @@ def _is_ours(token: str, root: int) -> bool:
     return mode is not None and stat.S_ISREG(mode)
 
 
-def _clear(token: str, parts: tuple[str, ...], folders: Folders) -> int:
+def _clear(token: str, parts: tuple[str, ...], folders: Folders, kept: Collection[str]) -> int:
     try:
         folder = folders.at(parts)
     except (StoreError, FileNotFoundError):
         return 0
     ours = [m[0] for m in map(_OWNED.fullmatch, names(folder)) if m and m[1] == token and m[2] != ".owner"]
+    ours = [name for name in ours if "/".join((*parts, name)) not in kept] if kept else ours
     for name in ours:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(name, dir_fd=folder)

@@ -3,267 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import os
-import resource
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
-from nearfar.download.model import Body, Failure, Head, Job, Reason, Saved, StoreError, disk, lacks_room
+from nearfar.download.model import Body, Failure, Head, Job, Partial, Saved, StoreError, disk
 from nearfar.download.store import manifest, owners
-from nearfar.download.store.claims import Claim, Claims
+from nearfar.download.store.claims import Claims
+from nearfar.download.store.commit import Committer, DraftLimit, Reserve, Step
 from nearfar.download.store.draft import Draft
-from nearfar.download.store.folders import Folders, place, set_aside, size
+from nearfar.download.store.folders import Folders, set_aside, size
 from nearfar.download.store.manifest import FILE, Manifest, ManifestEntry
 from nearfar.download.store.names import asked, fold
-from nearfar.download.store.owners import Owner
-
-OTHERS = 32
-"""Descriptors reserved for connections, the manifest and directories, in addition to those open at the
-start."""
-LEAST_DRAFTS = 4
-"""Drafts that may be open at a time, however few descriptors there are."""
-
-
-class DraftLimit:
-    """Keeps the number of open drafts within the limit of open files, as it was at the start."""
-
-    def __init__(self) -> None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        here = Path("/proc/self/fd")
-        taken = sum(1 for _ in here.iterdir()) if here.is_dir() else OTHERS
-        self._most = None if soft == resource.RLIM_INFINITY else max(LEAST_DRAFTS, soft - taken - OTHERS)
-
-    def make(self, drafts: Collection[Draft]) -> None:
-        """Before another draft is opened: if `drafts` reach the limit, sync and close the complete ones."""
-        if self._most is None or len(drafts) < self._most:
-            return
-        holding = [draft for draft in drafts if draft.descriptor is not None]
-        if len(holding) >= self._most:
-            for draft in holding:
-                draft.rest()
-
-
-MOST = 1 << 20
-"""Bytes to reserve: what two groups of a few hundred files add to the manifest and its log."""
-LEAST = 64 * 1024
-"""Bytes that a few files add. With less reserved, no file is started."""
-SHARE = 8
-"""At most 1/`SHARE` of the free space is reserved, if that is less than `MOST`."""
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class Reserve:
-    """An unnamed file of allocated blocks, freed when the manifest needs them, and allocated again
-    afterwards.
-
-    Where a file system cannot preallocate, there is none, and no file is refused for lack of it.
-    """
-
-    def __init__(self, folders: Folders, owner: Owner) -> None:
-        """Reserves nothing yet. Raises `OSError`."""
-        name = owner.temporary(())
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(name, flags, 0o600, dir_fd=folders.root)
-        os.unlink(name, dir_fd=folders.root)
-        self._held = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether the target size is reserved."""
-        return self._held >= MOST
-
-    def keep(self) -> None:
-        """Reserve the target size. Raises `OSError` if not even `LEAST` can be reserved."""
-        if self.full:
-            return
-        room = os.fstatvfs(self._descriptor)
-        size = min(MOST, max(LEAST, (room.f_bavail * room.f_frsize + self._held) // SHARE))
-        while self._held < size:
-            try:
-                os.posix_fallocate(self._descriptor, 0, size)
-            except OSError as error:
-                self.release()
-                if error.errno not in _FULL:
-                    self._held = MOST  # not supported here, or not this much: no reason to refuse files
-                elif size == LEAST:
-                    raise
-                size = max(LEAST, size // 2)
-            else:
-                self._held = size
-
-    def release(self) -> None:
-        """Free all of it at once, for the manifest."""
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._descriptor, 0)
-        self._held = 0
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
+from nearfar.download.store.partials import Partials, Resumption
 
 log = logging.getLogger(__name__)
-
-_ROUNDS = 20
-"""How often one group may lose a name to other processes before it fails."""
-
-Step = Literal["synced", "intended", "placed", "renamed", "recorded", "done"]
-_Endings = dict[Draft, Saved | StoreError]
-
-
-class Committer:
-    """Implements `Store.commit`, which documents its guarantees."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        claims: Claims,
-        folders: Folders,
-        reserve: Reserve,
-        owner: str,
-        clock: Callable[[], float],
-        step: Callable[[Step], None],
-    ) -> None:
-        self._manifest = manifest
-        self._claims = claims
-        self._folders = folders
-        self._reserve = reserve
-        self._owner = owner
-        self._clock = clock
-        self._step = step
-        self._unsettled = False
-
-    def commit(self, group: list[Draft]) -> dict[Draft, Saved | Failure]:
-        """Save what can be saved of `group`, and return how each ended."""
-        ended: _Endings = {}
-        try:
-            self._sync(group, ended)
-            self._record(group, ended)
-            self._sync_folders(group, ended)
-        except (OSError, sqlite3.Error, StoreError) as error:
-            for draft in group:
-                ended.setdefault(draft, disk(error, f"{draft.label}: {FILE}"))
-        self._step("done")
-        lost = StoreError(Reason.DISK, "other consumers kept taking the name")
-        endings = {draft: ended.get(draft, lost) for draft in group}
-        return {draft: e.failure if isinstance(e, StoreError) else e for draft, e in endings.items()}
-
-    def _sync(self, drafts: list[Draft], ended: _Endings) -> None:
-        """Start all write-backs before waiting for the first.
-
-        Measured on ext4, microseconds per file for 1,000 of 20 kB: sequential fsync 460-2,400, this method
-        130-190, a pool of 8-32 threads 120-210, syncfs 50-420, and it waits for other programs' files too.
-        """
-        for draft in drafts:
-            draft.write_back()
-        for draft in drafts:
-            if draft.synced:
-                continue
-            if draft.descriptor is None or draft.body is None:
-                raise ValueError(f"{draft.label} is not finished")
-            try:
-                os.fsync(draft.descriptor)
-            except OSError as error:
-                ended[draft] = disk(error, draft.label)
-            draft.close()
-        self._step("synced")
-
-    def _record(self, group: list[Draft], ended: _Endings) -> None:
-        """Repeat rounds until all have ended, or lost their names too often."""
-        free_slots = True
-        for _ in range(len(group) + _ROUNDS):
-            left = [draft for draft in group if draft not in ended] if ended else group
-            if not left:
-                return
-            try:
-                self._round(left, ended)
-            except (OSError, sqlite3.Error) as error:
-                if not lacks_room(error):
-                    raise
-                if not free_slots and not self._sacrifice(left, ended, error):
-                    raise
-                # The first time, the reserved space may be enough.
-                free_slots = False
-                self._reserve.release()
-                self._manifest.shrink()
-
-    def _sacrifice(self, left: list[Draft], ended: _Endings, error: OSError | sqlite3.Error) -> bool:
-        """Fail the second half of the unnamed drafts, to free space and rows for the first half."""
-        unnamed = [draft for draft in left if draft.temporary is not None]
-        victims = unnamed[len(unnamed) // 2 :] if len(left) > 1 else []
-        for draft in victims:
-            ended[draft] = disk(error, f"{draft.label}: {FILE}")
-            draft.discard()
-        return bool(victims)
-
-    def _round(self, drafts: list[Draft], ended: _Endings) -> None:
-        """One round: record intents and place what can be placed; the rest waits for another round."""
-        with self._manifest.transaction():
-            if self._unsettled:
-                self._claims.resolve_all(self._owner)
-            claims, answers = self._claims.group(drafts, self._clock())
-            self._manifest.intend((claim.entry for claim in claims), self._owner)
-        self._unsettled = True
-        ended.update(answers)
-        self._step("intended")
-        with self._manifest.transaction():
-            placed = self._place(claims, ended)
-            self._manifest.promote(self._owner)
-            self._step("recorded")
-        self._unsettled = False
-        ended.update(placed)
-
-    def _place(self, claims: list[Claim], ended: _Endings) -> dict[Draft, Saved]:
-        """Give the names, under the manifest's lock: no other process can take over an intent meanwhile."""
-        mine = claims
-        if self._manifest.count_of(self._owner) != len(claims):
-            held = self._manifest.folds_of(self._owner)
-            mine = [claim for claim in claims if claim.entry.fold in held]
-        placed: dict[Draft, Saved] = {}
-        for claim in mine:
-            try:
-                self._name(claim)
-                placed[claim.draft] = claim.entry.saved
-            except FileExistsError:
-                claim.draft.tried.add(claim.entry.fold)
-            except (OSError, StoreError) as error:
-                ended[claim.draft] = disk(error, claim.draft.label)
-        if len(placed) < len(mine):
-            self._manifest.withdraw(claim.entry.fold for claim in mine if claim.draft not in placed)
-        self._step("renamed")
-        return placed
-
-    def _name(self, claim: Claim) -> None:
-        draft = claim.draft
-        if draft.temporary is None:
-            raise ValueError(f"{draft.label} is discarded")
-        folder = self._folders.at(draft.folder) if draft.folder else self._folders.root
-        name = claim.entry.name.rpartition("/")[2]
-        if claim.set_aside:
-            aside = set_aside(name, folder)
-            log.warning(
-                "%s was not what its list tells any more: it is %s now, and saved anew",
-                claim.entry.name,
-                aside,
-            )
-        place(draft.temporary, name, folder, replace=claim.replace)
-        draft.temporary = None
-        self._step("placed")
-
-    def _sync_folders(self, drafts: list[Draft], ended: _Endings) -> None:
-        saved = [draft for draft in drafts if isinstance(ended.get(draft), Saved)]
-        for folder in {draft.folder for draft in saved}:
-            try:
-                os.fsync(self._folders.at(folder))
-            except (OSError, StoreError) as error:
-                for draft in saved:
-                    if draft.folder == folder:
-                        ended[draft] = disk(error, draft.label)
 
 
 class Store:
@@ -290,14 +47,18 @@ class Store:
         directory: Path,
         *,
         overwrite: bool = False,
+        remote_time: bool = False,
         clock: Callable[[], float] = time.time,
         step: Callable[[Step], None] = lambda step: None,
     ) -> None:
         """Open `directory`, creating it if necessary. `overwrite`: files of other programs may be replaced.
+        `remote_time`: files get the time of their last modification, where the server names it.
 
         `step` is called after each step of a commit. Raises `StoreError`.
         """
         self._drafts: set[Draft] = set()
+        self._remote_time = remote_time
+        self._clock = clock
         self._room = DraftLimit()
         with contextlib.ExitStack() as stack, _translated(str(directory)):
             self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
@@ -305,6 +66,9 @@ class Store:
             self._owner = stack.enter_context(contextlib.closing(owners.Owner(self._folders)))
             self._manifest = stack.enter_context(contextlib.closing(Manifest(directory)))
             self._reserve = stack.enter_context(contextlib.closing(Reserve(self._folders, self._owner)))
+            self._partials = stack.enter_context(
+                contextlib.closing(Partials(directory, self._manifest, self._folders, self._owner, clock))
+            )
             self._open = stack.pop_all()
         self._claims = Claims(self._manifest, self._folders, overwrite=overwrite)
         token = self._owner.token
@@ -357,17 +121,69 @@ class Store:
             except FileNotFoundError:
                 return None
 
-    def open(self, job: Job, head: Head) -> Draft:
-        """Start a file.
+    def key(self, job: Job) -> bytes:
+        """Identifies the resource that the job's URL names, as `Draft.key`."""
+        return self._manifest.key(job.url)
 
-        Raises `StoreError`: disk, also if no space for the manifest can be reserved; or refused, for a name
+    def unfinished(self, jobs: Sequence[Job]) -> tuple[list[Partial | None], list[str]]:
+        """What a transfer can continue of each job; and the partial files of `jobs` that are being written.
+
+        Raises `StoreError`.
+        """
+        with _translated(FILE):
+            return self._partials.find([self._manifest.key(job.url) for job in jobs], jobs)
+
+    def want(self, files: Iterable[str]) -> None:
+        """Ask the stores that write these partial files to release those that no producer feeds any more.
+        Raises `StoreError`."""
+        with _translated(FILE):
+            self._partials.want(files)
+
+    def wanted(self) -> set[str]:
+        """The partial files of this store (`Draft.recorded`) that another store asks for. Raises
+        `StoreError`."""
+        with _translated(FILE):
+            return self._partials.wanted()
+
+    def resume(self, job: Job, file: str, on_done: Callable[[], None]) -> Resumption | None:
+        """Take over a partial file, and begin to read it again; `on_done` is called from a thread at the end.
+
+        None if it cannot be continued any more. Raises `StoreError`.
+        """
+        with _translated(FILE):
+            return self._partials.take_over(file, self._manifest.key(job.url), job, on_done)
+
+    def resumed(self, job: Job, resumption: Resumption) -> Draft | None:
+        """The draft that continues a partial file, after `Resumption.done`; None if the file was changed: it
+        is removed then. Raises `StoreError`."""
+        self._partials.end(resumption)
+        row = resumption.row
+        head = Head(row.final_url, 200, row.type, row.length, row.etag, validator=row.validator)
+        draft = self._draft(job, head, resumption)
+        if resumption.intact:
+            return draft
+        log.warning("%s: its partial file was changed: it is fetched from the start", row.name)
+        draft.discard()
+        return None
+
+    def open(self, job: Job, head: Head) -> Draft:
+        """Start a file, which another transfer may continue if `head` has a validator.
+
+        Raises `StoreError`: disk, also if no space for the manifest can be reserved; or rejected, for a name
         that leads out of the directory.
         """
         if not self._reserve.full:
             with _translated("no room for a file beside the manifest"):
                 self._reserve.keep()
         self._room.make(self._drafts)
-        return Draft(job, head, self._manifest.key(job.url), self._folders, self._owner, self._drafts)
+        return self._draft(job, head)
+
+    def _draft(self, job: Job, head: Head, resumption: Resumption | None = None) -> Draft:
+        latest = self._clock() if self._remote_time else None
+        key, partials = self._manifest.key(job.url), None if head.validator is None else self._partials
+        return Draft(
+            job, head, key, self._folders, self._owner, self._drafts, partials, resumption, latest=latest
+        )
 
     def put(self, job: Job, head: Head, body: Body, data: bytes | memoryview) -> Draft:
         """`open`, write all of `data`, and finish: for a body in one piece."""
@@ -394,7 +210,8 @@ class Store:
         return [(draft, ended[draft]) for draft in group]
 
     def sweep(self) -> int:
-        """Clean up after killed processes; return the number of temporaries removed.
+        """Clean up after killed processes; return the number of temporaries removed. Partial files stay that
+        a transfer may continue.
 
         Files that they had given a final name are recorded as saved, so they are not fetched again. Call it
         at the start. Raises `StoreError`.
@@ -404,7 +221,8 @@ class Store:
                 for owner in self._manifest.owners():
                     if not owners.alive(owner, self._folders.root):
                         self._claims.resolve_all(owner)
-            return owners.sweep(self._folders)
+                kept = self._partials.sweep()
+            return owners.sweep(self._folders, kept)
 
     def rows(self) -> Iterator[Saved]:
         """Every file of the manifest, in the order they were saved. Raises `StoreError`."""
@@ -421,9 +239,9 @@ class Store:
         manifest.write(self.rows(), form, file)
 
     def close(self) -> None:
-        """Discard uncommitted drafts, and close the directory. A second call does nothing."""
+        """Release uncommitted drafts, and close the directory. A second call does nothing."""
         for draft in list(self._drafts):
-            draft.discard()
+            draft.release()
         self._open.close()
 
     def __enter__(self) -> Store:

@@ -1,0 +1,260 @@
+"""A large file goes on where it durably was, whichever process of a download ends, and however."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nearfar.download.consumer import DEFERRED, Consumer
+from nearfar.download.messages import (
+    Abandon,
+    AlreadySaved,
+    ChunkAck,
+    Finish,
+    Offer,
+    Open,
+    Request,
+    Resume,
+    StreamAccepted,
+    StreamChunk,
+    StreamLost,
+    Verdicts,
+    decode,
+    decode_answer,
+    encode,
+    encode_answer,
+)
+from nearfar.download.model import Body, Head, Job, Partial, Saved
+from nearfar.download.outgoing import BEAT
+from nearfar.download.store import draft as draft_module
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.store import Store
+from nearfar.download.streams import SILENT
+from tests.download.trade.world import World
+from tests.support import transport
+from tests.support.transport import through_the_wire
+from tests.support.waiting import eventually
+
+URL = "http://h/a.bin"
+DATA = bytes(range(256)) * 8000
+HALF = len(DATA) // 2
+HEAD = Head(URL, 200, None, len(DATA), '"1"', validator='"1"')
+LIMIT = 20.0
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write is made durable at once, and the test knows when."""
+    monkeypatch.setattr(draft_module, "FIRST", 0.0)
+    monkeypatch.setattr(draft_module, "EVERY", 0.0)
+
+
+def durable(draft: Draft) -> bool:
+    return eventually(lambda: not draft._recording and draft.recorded is not None, LIMIT)
+
+
+def part_of(size: int = 5) -> Partial:
+    return Partial("file", "store", size, None, '"1"', "source", b"first", b"last")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [Resume("s", Job(URL), ".nearfar-1.part"), Abandon("s", True), Abandon("s"), Open("s", Job(URL), HEAD)],
+)
+def test_requests_cross_the_wire(request_: Request) -> None:
+    assert decode(through_the_wire(encode(request_))) == request_
+
+
+def test_what_is_begun_crosses_the_wire_beside_what_is_saved() -> None:
+    saved = Saved(URL, URL, "a.bin", 1, "0" * 64, None, None, 1.5, 1)
+    answer = AlreadySaved((None, saved, part_of(), part_of()._replace(length=7), None))
+    assert decode_answer(through_the_wire(encode_answer(answer))) == answer
+
+
+class Ends:
+    """A consumer on a clock of the test's, and a producer's end of the transport to talk to it with."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 0.0
+        self.post = transport.Post()
+        self.outbox = transport.Outbox(self.post)
+        self.directory = directory
+        self.live()
+
+    def live(self) -> None:
+        self.store = Store(self.directory)
+        self.store.sweep()
+        self.consumer = Consumer(self.post.join("a", self.store.id), self.store, clock=lambda: self.now)
+
+    def die(self) -> None:
+        """End the consumer in the middle of its files."""
+        self.store.close()
+        self.post.kill("a")
+        self.outbox.answers()
+
+    def ask(self, request: Request, to: str | None = None) -> list[object]:
+        self.outbox.send(encode(request), to=to)
+        return self.hear()
+
+    def hear(self) -> list[object]:
+        """The answers after a few turns."""
+        for _ in range(len(self.post.waiting) + 2):
+            self.consumer.turn()
+        return [decode_answer(value) for _, value in self.outbox.answers()]
+
+    def wait_for_answer(self) -> object:
+        answers: list[object] = []
+        assert eventually(lambda: bool(answers.extend(self.hear()) or answers), LIMIT)
+        [answer] = answers
+        return answer
+
+    def begin(self) -> Draft:
+        """Send the first half of a file, and wait until it is durable."""
+        assert self.ask(Open("s", Job(URL), HEAD)) == [StreamAccepted("a")]
+        assert self.ask(StreamChunk("s", 0, DATA[:HALF])) == [ChunkAck()]
+        [draft] = self.store._drafts
+        assert durable(draft)
+        return draft
+
+    def offered(self) -> Partial:
+        answer = self.wait_for_answer()
+        assert isinstance(answer, AlreadySaved)
+        [partial] = answer.saved
+        assert isinstance(partial, Partial)
+        return partial
+
+    def finish(self, stream: str, checks: str | None = None) -> object:
+        assert self.ask(StreamChunk(stream, HALF, DATA[HALF:])) == [ChunkAck()]
+        [answer] = self.ask(Finish(stream, Body(len(DATA), None, 1, checks)))
+        return answer
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[Ends]:
+    ends = Ends(tmp_path / "files")
+    yield ends
+    ends.store.close()
+
+
+def resume(ends: Ends, partial: Partial) -> object:
+    ends.outbox.send(encode(Resume("t", Job(URL), partial.file)))
+    return ends.wait_for_answer()
+
+
+def test_the_next_consumer_continues_the_file_of_one_that_ended(ends: Ends) -> None:
+    ends.begin()
+    ends.die()
+    ends.live()
+    ends.outbox.send(encode(Offer((Job(URL),))))
+    partial = ends.offered()
+    assert (partial.size, partial.store) == (HALF, ends.store.id)
+    assert resume(ends, partial) == StreamAccepted("a")
+    answer = ends.finish("t", f"sha256={hashlib.sha256(DATA).hexdigest()}")
+    assert isinstance(answer, Verdicts)
+    assert (ends.directory / "a.bin").read_bytes() == DATA
+
+
+def test_parts_that_have_not_the_digest_are_fetched_from_the_start(ends: Ends) -> None:
+    ends.begin()
+    ends.die()
+    ends.live()
+    ends.outbox.send(encode(Offer((Job(URL),))))
+    assert resume(ends, ends.offered()) == StreamAccepted("a")
+    assert ends.finish("t", f"sha256={'0' * 64}") == StreamLost()
+    ends.outbox.send(encode(Offer((Job(URL),))))
+    assert ends.wait_for_answer() == AlreadySaved((None,))
+
+
+def test_a_file_that_was_changed_meanwhile_is_lost(ends: Ends) -> None:
+    draft = ends.begin()
+    file = ends.directory / str(draft.recorded)
+    ends.die()
+    file.write_bytes(bytes(HALF))
+    ends.live()
+    ends.outbox.send(encode(Offer((Job(URL),))))
+    assert resume(ends, ends.offered()) == StreamLost()
+    ends.outbox.send(encode(Offer((Job(URL),))))
+    assert ends.wait_for_answer() == AlreadySaved((None,))
+
+
+def test_an_abandoned_file_is_kept_if_the_producer_says_so(ends: Ends) -> None:
+    ends.begin()
+    assert ends.ask(Abandon("s", True)) == [ChunkAck()]
+    ends.outbox.send(encode(Offer((Job(URL),))))
+    assert ends.offered().size == HALF
+
+
+def test_the_file_of_a_silent_producer_goes_to_the_next_one(ends: Ends) -> None:
+    ends.begin()
+    assert ends.ask(Offer((Job(URL),))) == [], "it may be alive"
+    ends.now += SILENT + 0.1
+    assert ends.offered().size == HALF
+    assert ends.ask(StreamChunk("s", HALF, b"late")) == [StreamLost()]
+
+
+def test_the_file_of_a_living_producer_stays_with_it(ends: Ends) -> None:
+    ends.begin()
+    assert ends.ask(Offer((Job(URL),))) == []
+    answers: list[object] = []
+    while ends.now < DEFERRED + 1:
+        ends.now += 0.5
+        answers += ends.ask(StreamChunk("s", HALF, b""))
+    assert [answer for answer in answers if answer != ChunkAck()] == [AlreadySaved((None,))]
+    assert isinstance(ends.finish("s"), Verdicts)
+
+
+def world(tmp_path: Path, wait: Callable[[World], bool]) -> World:
+    """Two consumers of one folder; the one that has half of the file dies, once `wait` says so."""
+    made = World({URL: DATA})
+    made.fetcher.validator = '"1"'
+    made.consumer("a", tmp_path)
+    made.consumer("b", tmp_path)
+
+    def strike() -> bool:
+        for name, consumer in made.consumers.items():
+            if consumer.in_hand and consumer.underway.size > HALF and wait(made):
+                [draft] = made.stores[name]._drafts
+                assert durable(draft)
+                made.kill(name)
+                return True
+        return False
+
+    made.events.append(strike)
+    return made
+
+
+def test_a_file_is_continued_by_another_consumer_of_the_folder(tmp_path: Path) -> None:
+    made = world(tmp_path, lambda made: True)
+    summary = made.fetch(URL)
+    made.close()
+    assert summary.saved == 1 and summary.complete
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert made.fetcher.asked[URL] == 2
+    assert HALF < made.fetcher.continued[URL] <= len(DATA)
+
+
+def test_a_producer_sends_little_and_often_over_a_slow_line(ends: Ends) -> None:
+    """Given a server that is slow, I expect its bytes to be durable soon, and a sign of life without any."""
+    from nearfar.download.outgoing import Batcher, RequestQueue
+
+    post = RequestQueue(ends.outbox)
+    batcher = Batcher(post)
+    upload = batcher.upload(Job(URL), HEAD, lambda verdict: None)
+    upload.write(b"little")
+
+    def sent(now: float) -> list[int]:
+        before = len(ends.post.sent)
+        batcher.turn(now)
+        for _ in range(3):
+            ends.consumer.turn()
+            post.turn()
+        return [len(message[3]) for message in ends.post.sent[before:] if message[0] == "chunk"]
+
+    assert sent(0.0) == sent(BEAT / 2) == []
+    assert sent(BEAT / 2 + BEAT) == [6]
+    assert sent(2 * BEAT) == []
+    assert sent(4 * BEAT) == [0]
+    upload.abandon()
