@@ -156,20 +156,15 @@ class SharedLimits:
         self._grants: dict[str, list[Grant]] = {}
         self._timers: Timers[_Key] = Timers()
         self._doubtful_until = -inf
-
-    @property
-    def due(self) -> float:
+        self.due = inf
         """When to call `flush` next."""
-        if self._changed or self._grants:
-            return -inf
-        deadline = self._timers.deadline()
-        return inf if deadline is None else deadline
 
     def doubt(self, until: float) -> None:
         """Members of an earlier holder may have permits that this one does not know: until the time `until`
         grant none, except those that members declare."""
         self._doubtful_until = until
         self._changed.update(dict.fromkeys(self._keys))
+        self.due = -inf
 
     def claim(self, member: str, claims: Iterable[Claim], now: float, *, anew: bool = False) -> None:
         """Process the claims of `member`. `anew`: they are all that it has, and replace what was known.
@@ -183,6 +178,7 @@ class SharedLimits:
             self._disown(member)
         for claim in claims:
             self._claim(member, claim, now, anew=anew)
+        self.due = -inf
 
     def _claim(self, member: str, claim: Claim, now: float, *, anew: bool) -> None:
         entry = self._keys.get(claim.key)
@@ -222,7 +218,9 @@ class SharedLimits:
 
     def leave(self, member: str) -> None:
         """`member` has left or died, and uses nothing any more."""
-        self._disown(member)
+        if member in self._members:
+            self._disown(member)
+            self.due = -inf
         self._silent.discard(member)
         self._grants.pop(member, None)
 
@@ -243,6 +241,7 @@ class SharedLimits:
             share.target = 0
             self._changed[key] = None
         self._silent.add(member)
+        self.due = -inf
 
     def flush(self, now: float) -> list[tuple[str, list[Grant]]]:
         """The grants to send, by member."""
@@ -253,6 +252,8 @@ class SharedLimits:
             if (found := self._keys.get(key)) is not None:
                 self._distribute(found, now)
         grants, self._grants = self._grants, {}
+        deadline = self._timers.deadline()
+        self.due = inf if deadline is None else deadline
         return list(grants.items())
 
     def held(self, key: str) -> int:

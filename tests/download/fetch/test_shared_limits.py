@@ -423,6 +423,21 @@ def test_a_member_with_many_hosts_gets_to_all_of_them_and_keeps_few_permits_from
     assert sum(world.holder.held(f"h{host}") for host in range(50)) <= 3 * 8
 
 
+def test_a_schedule_that_shares_no_longer_has_its_own_limits_and_forgets_idle_hosts() -> None:
+    schedule: Schedule[int] = Schedule(4, 2)
+    schedule.join()
+    for item in range(3):
+        schedule.add("h0", item)
+    assert schedule.take(1.0) is None
+    schedule.part()
+    assert [schedule.take(1.0), schedule.take(1.0), schedule.take(1.0)] == [("h0", 0), ("h0", 1), None]
+    for _ in range(2):
+        schedule.release("h0")
+    assert schedule.take(1.0) == ("h0", 2)
+    schedule.release("h0")
+    assert schedule.permits("h0") == 0 and schedule.deadline() is None and not schedule.claims(1.0)
+
+
 STEPS = ("add", "speak", "serve", "receive", "start", "end", "time", "kill", "park", "renew", "lose")
 
 

@@ -225,8 +225,8 @@ class Schedule(Generic[T]):
 
     def part(self) -> None:
         """The limits are those of this process again. No item may be active."""
-        self._forget_permits(UNLIMITED)
         self._joined = False
+        self._forget_permits(UNLIMITED)
 
     def _forget_permits(self, permits: int) -> None:
         assert not self._active, "permits are in use"

@@ -51,7 +51,7 @@ class SharedHosts:
         self._limits = limits
         self._session = 0
         self._open: dict[str, dict[int, int]] = {}
-        """By host, the connections that may be open: local port and descriptor."""
+        """By host, the connections that may be open: descriptor and local port."""
         schedule.join()
 
     def exchange(self, active: Collection[Handle], now: float) -> list[tuple[str, int]]:
@@ -71,6 +71,9 @@ class SharedHosts:
         elif session:
             if grants := limits.receive():
                 excess = schedule.grant(grants, now)
+                for grant in grants:
+                    if grant.permits < 0:
+                        self.close_idle(grant.key, active)
             if claims := schedule.claims(now):
                 for claim in claims:
                     if claim.returned:
@@ -86,7 +89,7 @@ class SharedHosts:
         """A request has ended; its connection may stay open."""
         if (opened := handle.opened()) is not None:
             port, descriptor = opened
-            self._open.setdefault(handle.host, {})[port] = descriptor
+            self._open.setdefault(handle.host, {})[descriptor] = port
 
     def close_idle(self, host: str, active: Collection[Handle], *, coming: int = 0) -> None:
         """Close connections to `host` that no transfer uses, until there are as few as permits, with those
@@ -95,12 +98,13 @@ class SharedHosts:
         if not idle:
             return
         used = [handle.local_port() for handle in active if handle.host == host]
-        fresh = sum(port not in idle for port in used)
+        known = set(idle.values())
+        fresh = sum(port not in known for port in used)
         most = max(0, self._schedule.permits(host)) - fresh - coming
-        for port in [port for port in idle if port not in used]:
+        for descriptor in [descriptor for descriptor, port in idle.items() if port not in used]:
             if len(idle) <= most:
                 break
-            shut_connection(idle.pop(port), port)
+            shut_connection(descriptor, idle.pop(descriptor))
         if not idle:
             del self._open[host]
 
