@@ -51,5 +51,5 @@ $(BUILT): pyproject.toml
 	fi; \
 	echo "building $(VENV) with $$($$found --version)"; \
 	"$$found" -m venv --clear $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[download,contrast,test]' 'tox>=4.20'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[download,contrast,metrics,test]' 'tox>=4.20'
 	@touch $@

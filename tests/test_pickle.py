@@ -46,6 +46,9 @@ TRUSTED = {
     ): "only where the caller of decode says trusted",
     ("nearfar.queues.client.consumer", "nearfar.serialization.item_codec.decode"): SAID,
     ("nearfar.queues.far", "nearfar.serialization.item_codec.decode"): f"dead letters; {SAID}",
+    ("nearfar.queues.redis.queue", "nearfar.serialization.item_codec.decode"): (
+        "trusted only with keys, after the item's signature by an accepted key was verified"
+    ),
     # the standard's own pipes
     ("nearfar.download.local", ".recv()"): CHILD,
     ("nearfar.download.local_process", ".recv()"): PARENT,
@@ -92,6 +95,7 @@ TRUSTED = {
         "'cloudpickle'",
     ): "asks which modules the program sends by value; reads nothing",
     ("nearfar", "import_module()"): "the home of one of the public names that it lists",
+    ("nearfar.net.schemes", "import_module()"): "the home of one of the transports that it lists",
     ("nearfar.__main__", "import_module()"): "one of the programs that it lists",
     ("nearfar.serialization.names", "import_module()"): (
         "a module that a trusted client named, or that the operator of a plain worker allowed"

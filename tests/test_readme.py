@@ -12,9 +12,10 @@ import pytest
 from nearfar import Queue
 from nearfar.contrast.report_model import PROMISES
 from nearfar.queues.base import Promises
+from tests.support import redis_server
 
 README = Path(__file__).parents[1] / "README.md"
-ROW = re.compile(r"\| `(\w+)` \| (.+?) \| (yes|no) \| (yes|no) \| (yes|no) \|")
+ROW = re.compile(r"\| `(\w+)` \| (.+?) \| (yes|no) \| (yes|no) \| (yes|no) \| (yes|no) \|")
 
 
 def answers(promises: Promises, name: str) -> str:
@@ -28,9 +29,24 @@ def test_the_table_of_promises_is_what_the_queues_say() -> None:
     promises = [queue.promises() for queue in (near, *far)]
     assert [each.transport for each in promises] == ["near", "ipc", "tcp"]
     said = ROW.findall(README.read_text(encoding="utf-8"))
-    assert said == [
+    assert [row[:-1] for row in said] == [
         (name, meaning, *(answers(each, name) for each in promises)) for name, meaning in PROMISES.items()
     ]
+
+
+@redis_server.needed
+def test_the_table_of_promises_is_what_a_queue_in_redis_says() -> None:
+    said = {name: answer for name, *_, answer in ROW.findall(README.read_text(encoding="utf-8"))}
+    with redis_server.running(*redis_server.DURABLE) as server:
+        promises = Queue.connect(server.address()).promises()
+    assert promises.transport == "redis"
+    assert said == {name: answers(promises, name) for name in PROMISES}
+    with redis_server.running() as server:
+        promises = Queue.connect(server.address()).promises()
+    assert {name for name in PROMISES if answers(promises, name) != said[name]} == {
+        "survives_killed_host",
+        "durable",
+    }
 
 
 @pytest.mark.parametrize("queue", ['Queue(5, "tcp://127.0.0.1:*")', "Queue(5)"])

@@ -13,7 +13,17 @@ import pytest
 import nearfar
 from nearfar.__main__ import PROGRAMS, main
 
-HELPERS = {"common", "configuration", "exits", "options", "parser", "progress"}
+HELPERS = {
+    "bars",
+    "common",
+    "configuration",
+    "dashboard",
+    "display",
+    "exits",
+    "options",
+    "parser",
+    "progress",
+}
 
 
 def test_help_names_every_program_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

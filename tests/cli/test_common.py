@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
 
-from nearfar.cli.common import StopRequest, add_logging_options, announce, set_up_logging, why
+from nearfar.cli.common import (
+    StopRequest,
+    TextFormatter,
+    add_logging_options,
+    announce,
+    in_color,
+    set_up_logging,
+    why,
+)
 from nearfar.cli.exits import Exit
 
 
@@ -140,3 +150,44 @@ def test_a_missing_file_is_named_without_a_number() -> None:
     missing = FileNotFoundError(2, "No such file or directory", "urls.txt")
     assert why(missing) == "urls.txt: no such file or directory"
     assert why(ValueError("not a number")) == "not a number"
+
+
+@pytest.mark.parametrize(
+    ("choice", "environment", "terminal", "expected"),
+    [
+        ("auto", {}, True, True),
+        ("auto", {}, False, False),
+        ("auto", {"NO_COLOR": "1"}, True, False),
+        ("auto", {"NO_COLOR": ""}, True, True),
+        ("auto", {"TERM": "dumb"}, True, False),
+        ("always", {"NO_COLOR": "1"}, False, True),
+        ("never", {}, True, False),
+    ],
+)
+def test_colors_follow_the_option_then_the_environment(
+    choice: str, environment: dict[str, str], terminal: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert in_color(choice) is expected
+
+
+def test_warnings_and_errors_are_colored_and_escaped() -> None:
+    for level, begin in ((logging.WARNING, "\x1b[33m"), (logging.ERROR, "\x1b[31m")):
+        record = logging.LogRecord("x", level, "", 0, "a\x1b[2J", None, None)
+        assert TextFormatter(color=True).format(record) == f"{begin}a\\x1b[2J\x1b[0m"
+        assert TextFormatter().format(record) == "a\\x1b[2J"
+    record = logging.LogRecord("x", logging.INFO, "", 0, "plain", None, None)
+    assert TextFormatter(color=True).format(record) == "plain"
+
+
+def test_a_stop_that_the_program_shows_itself_is_not_announced(capfd: pytest.CaptureFixture[str]) -> None:
+    for shown in (True, False):
+        with StopRequest(shows=lambda shown=shown: shown) as stop:
+            stop.handle(signal.SIGINT)
+        assert ("stopping" in capfd.readouterr().err) is not shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import threading
 from collections import Counter
@@ -12,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nearfar.cli import progress
+from nearfar.cli import display
+from nearfar.cli.bars import ProgressBars
+from nearfar.cli.display import NoProgress, ProgressLines, make_progress
 from nearfar.cli.progress import (
     Counts,
-    NoProgress,
-    ProgressBar,
-    ProgressLines,
     TransferRate,
     describe,
+    describe_briefly,
     describe_rate,
     duration,
-    make_progress,
     size,
 )
 
@@ -105,7 +105,7 @@ def test_lines_come_when_due_and_no_sooner() -> None:
 def test_bars_draw_the_counts_without_a_thread() -> None:
     screen = io.StringIO()
     threads = threading.active_count()
-    bars = ProgressBar(Console(file=screen, force_terminal=True, width=120))
+    bars = ProgressBars(Console(file=screen, force_terminal=True, width=120))
     bars.show(Counts(total=None), 0)
     bars.show(Counts(saved=5, size=5000, total=10), 1)
     assert threading.active_count() == threads
@@ -119,7 +119,7 @@ def test_bars_draw_the_counts_without_a_thread() -> None:
 
 def test_bars_that_were_never_shown_leave_the_terminal_alone() -> None:
     screen = io.StringIO()
-    ProgressBar(Console(file=screen, force_terminal=True)).close(Counts(), 1)
+    ProgressBars(Console(file=screen, force_terminal=True)).close(Counts(), 1)
     assert screen.getvalue() == ""
 
 
@@ -131,9 +131,9 @@ class Terminal(io.StringIO):
 def test_the_form_of_progress_depends_on_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert isinstance(make_progress(quiet=True), NoProgress)
-    assert isinstance(make_progress(quiet=False), ProgressBar)
+    assert isinstance(make_progress(quiet=False), ProgressBars)
     assert isinstance(make_progress(quiet=False, log_format="json"), ProgressLines)
-    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(display.importlib.util, "find_spec", lambda name: None)
     assert isinstance(make_progress(quiet=False), ProgressLines)
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -192,10 +192,100 @@ def test_bytes_of_a_file_that_failed_make_no_negative_rate() -> None:
 
 def test_a_bar_grows_with_parts_of_files() -> None:
     screen = io.StringIO()
-    bars = ProgressBar(Console(file=screen, force_terminal=True, width=120))
+    bars = ProgressBars(Console(file=screen, force_terminal=True, width=120, color_system=None))
     bars.show(Counts(total=1), 0)
     bars.show(Counts(size=500, total=1, underway=0.5, waits_for="host"), 1)
-    assert bars._rich.tasks[0].completed == 0.5
+    assert screen.getvalue().rpartition("\r")[2].count("━") == 24 // 2
     bars.show(Counts(size=500, total=1, underway=0.5, waits_for="host"), 8)
     bars.close(Counts(saved=1, size=1000, total=1), 9)
     assert "no host has answered for 7 s" in screen.getvalue()
+
+
+def drawn(width: int, counts: Counts, height: int = 25) -> list[str]:
+    """The lines of a drawing on a terminal of this size, without control sequences."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, height=height, color_system=None)
+    bars = ProgressBars(console)
+    bars.show(Counts(), 0)
+    bars.show(counts, 1)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    return text.rpartition("\r")[2].splitlines()
+
+
+FULL = Counts(
+    1200,
+    30,
+    Counter({"http-4xx": 1, "dns": 3, "connect": 4, "timeout": 20}),
+    26_123_000_000,
+    5000,
+    2.5,
+    "host",
+    [(f"a-rather-long-folder/file-{number}.iso", 5_000_000 * number, 10**8) for number in range(7)]
+    + [("\x1b[2Junknown\n.bin", 5_000_000, None)],
+)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200])
+@pytest.mark.parametrize("stopping", [False, True])
+def test_no_line_of_the_bars_is_wider_than_the_terminal(width: int, stopping: bool) -> None:
+    FULL.stopping = stopping
+    lines = drawn(width, FULL)
+    assert len(lines) == 9
+    assert all(len(f"{line}^C") < width for line in lines)
+    assert ("stopping" in lines[0]) is stopping or width == 20
+    assert "1,258 of 5,000" in lines[0] or width == 20
+    assert all("MB" in line or "B of" in line for line in lines[1:]) or width == 20
+
+
+def test_a_large_file_has_a_bar_with_its_size_and_name() -> None:
+    lines = drawn(80, FULL)
+    assert lines[3].rstrip().endswith("10.0 MB of 100.0 MB  a-rather-long-folder/file-2.iso")
+    assert lines[8].rstrip().endswith(r"5.0 MB  \x1b[2Junknown\n.bin")
+
+
+def test_a_low_terminal_shows_fewer_files() -> None:
+    assert len(drawn(80, FULL, height=6)) == 4
+
+
+@given(st.integers(1, 120), st.booleans())
+def test_a_description_is_the_longest_that_fits(room: int, stopping: bool) -> None:
+    rate = TransferRate()
+    rate.note(Counts(), 0)
+    FULL.stopping = stopping
+    said = describe_briefly(rate, FULL, 2, room)
+    assert len(said) <= room or said.endswith("1,258 of 5,000")
+    wider = describe_briefly(rate, FULL, 2, room + 40)
+    assert len(wider) >= len(said)
+
+
+def test_the_cursor_stays_visible() -> None:
+    screen = io.StringIO()
+    bars = ProgressBars(Console(file=screen, force_terminal=True, width=80))
+    assert not bars.live
+    bars.show(Counts(), 0)
+    assert bars.live
+    assert screen.getvalue().rfind("\x1b[?25h") > screen.getvalue().rfind("\x1b[?25l")
+    bars.close(Counts(), 1)
+    assert not bars.live
+
+
+@pytest.mark.parametrize(
+    ("how", "quiet", "kind"),
+    [
+        ("off", False, NoProgress),
+        ("plain", True, ProgressLines),
+        ("plain", False, ProgressLines),
+        ("bar", True, ProgressBars),
+        ("bar", False, ProgressBars),
+        ("auto", True, NoProgress),
+        ("auto", False, ProgressLines),
+    ],
+)
+def test_the_user_chooses_the_form_of_progress(how: str, quiet: bool, kind: type) -> None:
+    assert isinstance(make_progress(how, quiet=quiet), kind)
+
+
+def test_a_bar_without_rich_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"--progress bar needs rich: pip install 'nearfar\[download\]'"):
+        make_progress("bar")

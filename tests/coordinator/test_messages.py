@@ -54,6 +54,7 @@ FIELDS: dict[PoolMessageType, tuple[st.SearchStrategy[Any], ...]] = {
     PoolMessageType.DIED: (names, texts, naturals, naturals),
     PoolMessageType.RETURNED: (names, naturals),
     PoolMessageType.LEAVING: (),
+    PoolMessageType.MEMORY: (st.lists(st.tuples(names, naturals), max_size=3),),
     PoolMessageType.KEPT: (),
     PoolMessageType.JOIN: (flags,),
     PoolMessageType.SUBMIT: (flags,),

@@ -24,6 +24,7 @@ from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
 from nearfar.net.addresses import Address
 from nearfar.serialization import plain
 from nearfar.serialization.plain import PLAIN, PlainCalls
+from nearfar.serialization.tracebacks import prefixed
 from nearfar.worker.agent import Agent
 from tests.pool import offered
 from tests.support.bombs import NOT_ALLOWED, bomb, wrapped
@@ -180,7 +181,10 @@ def test_the_bomb_works_if_a_usual_client_connects_to_a_hostile_worker(tmp_path:
     """This shows that the tests below can fail."""
     for number, status in enumerate((TaskStatus.VALUE, TaskStatus.ERROR)):
         crater = tmp_path / str(number)
-        with hostile_workers(status, bomb(crater), []) as address, Pool.connect(address) as pool:
+        blob = bomb(crater)
+        if status == TaskStatus.ERROR:
+            blob = prefixed(ValueError(), "", blob)
+        with hostile_workers(status, blob, []) as address, Pool.connect(address) as pool:
             result = pool.apply_async(offered.double, (1,))
             result.wait(20)
             result.successful()

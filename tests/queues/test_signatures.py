@@ -14,12 +14,21 @@ from nearfar.queues.base import BaseJoinableQueue, BaseQueue
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
 from tests.queues.contract import LIMIT
+from tests.support import redis_server
 
+IN_REDIS: list[type] = []
+if not redis_server.MISSING:
+    from nearfar.queues.redis.queue import RedisJoinableQueue, RedisQueue
+
+    IN_REDIS += [RedisQueue, RedisJoinableQueue]
 PAIRS = [
     (ours, standard)
     for kinds, standard in (
-        ((BaseQueue, NearQueue, FarQueue), multiprocessing.queues.Queue),
-        ((BaseJoinableQueue, NearJoinableQueue, FarJoinableQueue), multiprocessing.queues.JoinableQueue),
+        ((BaseQueue, NearQueue, FarQueue, *IN_REDIS[:1]), multiprocessing.queues.Queue),
+        (
+            (BaseJoinableQueue, NearJoinableQueue, FarJoinableQueue, *IN_REDIS[1:]),
+            multiprocessing.queues.JoinableQueue,
+        ),
     )
     for ours in kinds
 ]
@@ -42,7 +51,9 @@ def test_every_method_of_multiprocessings_takes_the_same(ours: type, standard: t
         assert parameters(getattr(ours, name)) == parameters(getattr(standard, name)), name
 
 
-@pytest.mark.parametrize("ours", [NearJoinableQueue, FarJoinableQueue], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "ours", [NearJoinableQueue, FarJoinableQueue, *IN_REDIS[1:]], ids=lambda kind: kind.__name__
+)
 def test_every_method_of_queue_queue_takes_as_much_in_the_same_places(ours: type) -> None:
     """`queue.Queue` calls the parameter `item`, multiprocessing `obj`: so only the others are compared."""
     for name in methods(of_threads.Queue):

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from nearfar.net.schemes import QUEUES, load
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
 from nearfar.serialization.shared_ring import SWITCH
+from tests.support import redis_server
 from tests.support.keys import keys
 
 
@@ -69,11 +71,19 @@ def _hosted(maxsize: int, joinable: bool, address: str, **options: Any) -> FarQu
     return (FarJoinableQueue if joinable else FarQueue)(maxsize, address, wait=20.0, **options)
 
 
-def _far(name: str, make: Callable[[int, bool, int], FarQueue]) -> Transport:
+def _far(name: str, make: Callable[[int, bool, int], Any]) -> Transport:
     return Transport(name, lambda maxsize, joinable, _: make(maxsize, joinable, 0), make_far=make)
 
 
-TRANSPORTS = [Transport("near", _near), _far("ipc", _ipc), _far("tcp", _tcp)]
+def _redis(maxsize: int, joinable: bool, maxbytes: int) -> Any:
+    """With keys, so that all objects can be sent. Skips the test where there is no server."""
+    address = redis_server.address()
+    transport = load(QUEUES, address)
+    kind = transport.joinable if joinable else transport.queue
+    return kind(maxsize, address, maxbytes=maxbytes, keys=keys(), lease=3.0, wait=20.0)
+
+
+TRANSPORTS = [Transport("near", _near), _far("ipc", _ipc), _far("tcp", _tcp), _far("redis", _redis)]
 """Offer the whole of `BaseQueue`, and cross processes."""
 
 REFERENCES = [

@@ -11,6 +11,7 @@ import msgpack
 
 from nearfar.serialization import item_codec
 from nearfar.serialization.plain import LONGEST, PLAIN
+from nearfar.serialization.tracebacks import prefixed
 
 
 class _Bomb:
@@ -43,6 +44,7 @@ def wrapped(path: Path) -> list[bytes]:
         b"F" + len(shell).to_bytes(4, "big") + shell + shell,
         b"F" + (len(shell) + 1).to_bytes(4, "big") + b"C" + shell + shell,
         pickle.dumps(("tests.Error", "said", [shell], "traceback"), 5),
+        prefixed(ValueError("x"), "traceback", pickle.dumps([("tests.Error", "said", [shell])], 5)),
         PLAIN + shell,
         PLAIN + inside,
         PLAIN + tupled,

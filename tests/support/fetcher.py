@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nearfar.download.fetch.base import Sink
-from nearfar.download.model import Body, Failure, Head, Job, Partial, Reason
+from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason
 
 PIECE = 64 * 1024
 
@@ -69,6 +69,9 @@ class FakeFetcher:
     def resume(self, sink: Sink) -> None:
         for transfer in self._transfers:
             transfer.paused = transfer.paused and transfer.sink is not sink
+
+    def hosts(self) -> list[HostNow]:
+        return []
 
     def drop(self, sink: Sink) -> None:
         self._transfers = [transfer for transfer in self._transfers if transfer.sink is not sink]

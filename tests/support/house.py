@@ -12,6 +12,7 @@ from pathlib import Path
 LAYERS = (
     ("errors", "output", "readable"),
     ("net",),
+    ("dashboard",),
     ("serialization",),
     ("queues",),
     ("coordinator", "worker"),
@@ -35,10 +36,13 @@ ONLY_IN = {
         "contrast.runner",  # says which version was measured
     ),
     "msgspec": ("net.frames", "queues.messages", "coordinator.messages"),
+    "redis": ("queues.redis.client",),
+    "nacl": ("queues.redis.signatures",),
     "pycurl": ("download.fetch.curl", "download.fetch.curl_handle"),
     "pickle": ("serialization.pickles",),
     "cloudpickle": ("serialization.pickles",),
     "marshal": (),
+    "prometheus_client": ("dashboard.metrics",),
     "shelve": (),
 }
 """Who may import what reaches out of the process or runs what it reads."""
@@ -47,9 +51,12 @@ PURE = (
     "net.frames",
     "net.reliable",
     "net.timers",
+    "dashboard.figures",
+    "dashboard.model",
     "queues.broker.ledger",
     "queues.client.producer",
     "queues.client.consumer",
+    "queues.limits",
     "coordinator.agents",
     "coordinator.client_session",
     "coordinator.large_parts",
@@ -62,6 +69,7 @@ PURE = (
     "coordinator.scheduler",
     "coordinator.sessions",
     "coordinator.state",
+    "coordinator.statistics",
     "coordinator.task",
     "pool.far_client",
     "worker.agent_protocol",

@@ -95,6 +95,10 @@ class FakeCrew:
         rows = zip(blobs, beside, strict=True)
         self.give(name, client, [TaskRow(function, mode, blob, buffers) for blob, buffers in rows])
 
+    def pids(self) -> dict[str, int]:
+        """As `Supervisor.pids`: there are no processes."""
+        return {}
+
     def resize(self, count: int) -> None:
         self.count = count
 

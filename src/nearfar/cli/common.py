@@ -22,9 +22,24 @@ LOOK = 0.25
 """Seconds between two checks for a signal while a program waits for a host."""
 
 
-def add_logging_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--log-format``, ``--quiet`` and ``--verbose``, which every program has."""
+def add_logging_options(
+    parser: argparse.ArgumentParser, *, progress: bool = False, report: bool = False
+) -> None:
+    """Add ``--log-format``, ``--color``, ``--quiet`` and ``--verbose``, which every service has.
+
+    `progress`: and ``--progress``; `report`: and ``--json``, for a program with a result.
+    """
     group = parser.add_argument_group("messages")
+    if report:
+        add_json_option(group)
+    if progress:
+        group.add_argument(
+            "--progress",
+            choices=("auto", "bar", "plain", "off"),
+            default="auto",
+            metavar="HOW",
+            help="bar, plain (a line every 10 seconds), off, or auto: a bar on a terminal, else lines",
+        )
     group.add_argument(
         "--log-format",
         choices=("text", "json"),
@@ -32,9 +47,36 @@ def add_logging_options(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="text, or json: one object in each line",
     )
+    add_color_option(group)
     level = group.add_mutually_exclusive_group()
     level.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors; no progress")
     level.add_argument("-v", "--verbose", action="store_true", help="also details for finding an error")
+
+
+def add_json_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--json``."""
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as one JSON object, and nothing else"
+    )
+
+
+def add_color_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--color``."""
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        metavar="WHEN",
+        help="auto (on a terminal, unless NO_COLOR is set), always or never",
+    )
+
+
+def in_color(choice: str) -> bool:
+    """Whether standard error gets colors, by ``--color`` and the environment (no-color.org)."""
+    if choice != "auto":
+        return choice == "always"
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return not plain and sys.stderr is not None and sys.stderr.isatty()
 
 
 def set_up_logging(options: argparse.Namespace) -> None:
@@ -42,7 +84,8 @@ def set_up_logging(options: argparse.Namespace) -> None:
     `add_logging_options`."""
     level = logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO
     handler = StderrHandler()
-    handler.setFormatter(JsonFormatter() if options.log_format == "json" else TextFormatter())
+    text = TextFormatter(color=in_color(options.color))
+    handler.setFormatter(JsonFormatter() if options.log_format == "json" else text)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Once: not again in the processes that this one starts.
     for said in vars(options).pop("renamed", ()):
@@ -63,8 +106,16 @@ class TextFormatter(logging.Formatter):
     """Only the message, and a traceback if there is one. Text from outside in a message, such as a server's
     answer or a peer's name, is escaped: it cannot move the cursor, nor add a line."""
 
+    def __init__(self, *, color: bool = False) -> None:
+        """`color`: warnings in yellow, errors in red."""
+        super().__init__()
+        self._color = color
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, it is logging's
-        return readable(record.message)
+        said = readable(record.message)
+        if not self._color or record.levelno < logging.WARNING:
+            return said
+        return f"\x1b[{31 if record.levelno >= logging.ERROR else 33}m{said}\x1b[0m"
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         return readable(super().formatException(ei), keep="\n")
@@ -125,12 +176,18 @@ class StopRequest:
     ECHO = 0.1
 
     def __init__(
-        self, wake: Callable[[], None] = lambda: None, *, leave: Callable[[int], object] = leave
+        self,
+        wake: Callable[[], None] = lambda: None,
+        *,
+        leave: Callable[[int], object] = leave,
+        shows: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`wake` is called at the first signal, in the handler: it must not block nor take a lock."""
+        """`wake` is called at the first signal, in the handler: it must not block nor take a lock; `shows`,
+        too: it returns whether the program itself shows that it stops, so that no message is needed."""
         self.signum: int | None = None
         self._wake = wake
         self._leave = leave
+        self._shows = shows
         self._bell = -1
         self._echo_until = 0.0
         self._before: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
@@ -167,7 +224,8 @@ class StopRequest:
             return
         self._echo_until = time.monotonic() + self.ECHO
         self.signum = signum
-        announce("stopping: finishing the current work (again: exit at once)", "stopping")
+        if not self._shows():
+            announce("stopping: finishing the current work (again: exit at once)", "stopping")
         os.eventfd_write(self._bell, 1)
         self._wake()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, timestamp, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_POOL_ADDRESS,
@@ -121,6 +122,8 @@ def make_parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--wait", type=seconds, default="5", metavar="S", help="with --status: seconds for an answer"
     )
+    status.add_argument("--json", action="store_true", help="with --status: print one JSON object")
+    add_dashboard_options(parser)
     add_logging_options(parser)
     return parser
 
@@ -144,12 +147,14 @@ def _coordinate(options: argparse.Namespace) -> int:
     access = admit(address, options.keys, insecure=options.no_keys)
     plain = plain_names(options)
     hire = partial(make_supervisor, count=options.workers, plain=plain) if options.workers else None
-    with StopRequest() as stop:
+    with dashboard(options, "coordinator") as board, StopRequest() as stop:
         coordinator = StandaloneCoordinator(
             address, hire, access=access, lease=options.lease, max_bytes=options.max_bytes
         )
         try:
             nobody = coordinator.counts()
+            if board is not None:
+                coordinator.show(board)
             tell(f"coordinating at {coordinator.address}")
             if plain is not None:
                 log.info("%s", describe_plain(plain))
@@ -179,7 +184,7 @@ def _tell_status(options: argparse.Namespace) -> int:
     time.sleep(SAMPLE)
     after = look()
     rate = (after.counts["done"] - before.counts["done"]) / SAMPLE
-    if options.log_format == "json":
+    if options.json or options.log_format == "json":
         tell(json.dumps(_as_json(before, after, rate), ensure_ascii=False))
         return Exit.OK
     tell(describe(after.counts, rate))

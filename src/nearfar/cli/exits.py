@@ -11,7 +11,7 @@ import os
 import sys
 from enum import IntEnum
 
-from nearfar.readable import readable
+from nearfar.readable import json_line, readable
 
 TYPE_CHECKING = False  # not from typing, whose import would slow down the start of programs
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ def tell(line: object) -> None:
         print(readable(str(line), keep="\n"), flush=True)
     except OSError as error:
         give_up_output(error)
+
+
+def tell_json(result: object) -> None:
+    """Print `result` as one line of JSON on the standard output. Raises `OutputLost`."""
+    tell(json_line(result))
 
 
 def flush() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nearfar.cli.common import why
-from nearfar.cli.exits import Exit, tell
+from nearfar.cli.common import add_json_option, timestamp, why
+from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.parser import Parser
 from nearfar.cli.progress import table
 from nearfar.errors import KeysError
@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     revoke.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="list the admitted clients")
     listing.set_defaults(run=_list)
+    add_json_option(listing)
     default = os.environ.get(VARIABLE) or "keys"
     for command in (init, add, revoke, listing):
         command.add_argument(
@@ -102,7 +103,12 @@ def _revoke(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _list(options: argparse.Namespace, folder: Path) -> None:
-    rows = [(name, key, _date(since)) for name, key, since in auth.listing(folder)]
+    found = list(auth.listing(folder))
+    if options.json:
+        clients = [{"name": name, "public_key": key, "since": timestamp(since)} for name, key, since in found]
+        tell_json({"folder": str(folder), "clients": clients})
+        return
+    rows = [(name, key, _date(since)) for name, key, since in found]
     tell(table(("name", "public key", "since"), rows) if rows else "no client is admitted")
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from nearfar.cli.common import add_logging_options, start_tracker, why
 from nearfar.cli.parser import Renamed
+from nearfar.download.fetch.credentials import Login, read_cookies, read_netrc
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
 
@@ -29,6 +31,8 @@ DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
 
 MOST = 1_000_000_000
 """The largest number that an option accepts."""
+LEAST_RATE = 0.001
+"""The lowest rate per second that an option accepts."""
 MOST_BYTES = 1_000_000_000_000_000
 LONGEST_NUMBER = 40
 """Characters of a number."""
@@ -82,6 +86,18 @@ def seconds(text: str) -> float:
     return value
 
 
+def frequency(text: str) -> float:
+    """A number per second, above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not LEAST_RATE <= value <= MOST:
+        said = f"{_short(text)} is not a number per second of at least {LEAST_RATE:g}, and at most {MOST:,}"
+        raise argparse.ArgumentTypeError(said)
+    return value
+
+
 def lease_seconds(text: str) -> float:
     """The seconds of a lease."""
     from nearfar.net import validation
@@ -99,13 +115,18 @@ def _short(text: str) -> str:
 
 
 def pool_place(text: str) -> int | str:
-    """The place of a pool: the address of a coordinator, or ``local:N`` as a number of processes."""
+    """The place of a pool: the address of a coordinator, or of another engine, or ``local:N`` as a number of
+    processes."""
     if text.startswith("local:"):
         return positive(text.removeprefix("local:"))
+    from nearfar.net import schemes
     from nearfar.net.addresses import Address
 
     try:
-        Address.parse_remote(text)
+        if "://" in text and not text.startswith(("tcp://", "ipc://")):
+            schemes.load(schemes.POOLS, text)
+        else:
+            Address.parse_remote(text)
     except AddressError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
@@ -121,7 +142,10 @@ def header(text: str) -> tuple[str, str]:
 
 
 def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -> None:
-    """Add ``--bind`` and ``--queue``, and the options for hosting. `local`: accept ``--queue local``."""
+    """Add the options of a producer or consumer for its queue and its messages.
+
+    `local`: accept ``--queue local``.
+    """
     group = parser.add_argument_group("the queue")
     side = group.add_mutually_exclusive_group()
     side.add_argument(
@@ -142,7 +166,17 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         metavar="S",
         help="seconds to wait for a host that does not answer",
     )
-    add_logging_options(parser)
+    add_logging_options(parser, progress=True, report=True)
+
+
+def add_remote_time(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--remote-time``."""
+    parser.add_argument(
+        "-R",
+        "--remote-time",
+        action="store_true",
+        help="give files the time of their last modification, where the server names it",
+    )
 
 
 def queue_address(options: argparse.Namespace) -> str:
@@ -235,6 +269,17 @@ def _add_requests(add: Callable[..., argparse.Action]) -> None:
         metavar="'NAME: VALUE'",
         help="a field of every request; @FILE: a line each, where a process list does not show them",
     )
+    add(
+        "-b",
+        "--cookie",
+        type=cookie_file,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="cookies to send to the hosts that they are for, in Netscape's format",
+    )
+    add("-n", "--netrc", action="store_true", help="user names and passwords from ~/.netrc, by host")
+    add("--netrc-file", type=Path, metavar="FILE", help="the same, from FILE")
     add("-A", "--user-agent", metavar="TEXT", help=f"(default: {FetchOptions().user_agent})")
     add(
         "-x",
@@ -253,8 +298,20 @@ def _add_requests(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_limits(add: Callable[..., argparse.Action]) -> None:
-    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at a time")
-    add("--per-host", type=positive, default=16, metavar="N", help="transfers at a time from one host")
+    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at a time of this command")
+    add(
+        "--per-host",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="connections to one host, of all producers and workers of the queue together",
+    )
+    add(
+        "--host-rate",
+        type=frequency,
+        metavar="N",
+        help="requests a second to one host, likewise (default: no limit)",
+    )
     add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
     add(
         "--max-size",
@@ -277,12 +334,22 @@ def _add_limits(add: Callable[..., argparse.Action]) -> None:
 
 def _add_tls(add: Callable[..., argparse.Action]) -> None:
     add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM; default: the system's)")
+    add("-E", "--cert", type=Path, metavar="FILE", help="client certificate (PEM), for the listed hosts")
+    add("--key", type=Path, metavar="FILE", help="its private key, unless the certificate's file has it")
     add("-k", "--insecure-tls", action="store_true", help="accept any certificate (curl's --insecure)")
     add(
         "--no-private",
         action="store_true",
         help="connect to public addresses only, and to no proxy: for lists from others",
     )
+
+
+def cookie_file(text: str) -> Path:
+    """A file of cookies, and not a cookie itself, which curl's option takes, too."""
+    if "=" in text and not Path(text).exists():
+        # The text is not repeated: it may be a secret.
+        raise argparse.ArgumentTypeError("not a file; to send one cookie: -H 'Cookie: NAME=VALUE'")
+    return Path(text)
 
 
 def headers(text: str) -> list[tuple[str, str]]:
@@ -297,7 +364,7 @@ def headers(text: str) -> list[tuple[str, str]]:
 
 
 def fetch_options(options: argparse.Namespace) -> FetchOptions:
-    """The options from the command line, with defaults. Raises `ValueError`."""
+    """The options from the command line, with defaults. Raises `ValueError`, `OSError`."""
     chosen = {
         "user_agent": options.user_agent,
         "connect_timeout": options.connect_timeout,
@@ -309,6 +376,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
     return FetchOptions(
         connections=options.jobs,
         per_host=options.per_host,
+        host_rate=options.host_rate,
         expect=tuple(options.expect),
         headers=tuple(options.header),
         max_size=options.max_size,
@@ -318,10 +386,20 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         insecure=options.insecure_tls,
         no_private=options.no_private,
         proxy=options.proxy,
+        logins=_logins(options),
+        cookies=tuple(cookie for path in options.cookie for cookie in read_cookies(path, time.time())),
+        cert_file=options.cert,
+        key_file=options.key,
         # Keys sign what passes, and without them it stays on this machine: no need to hash at both ends.
         digest=options.no_keys,
         **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def _logins(options: argparse.Namespace) -> tuple[Login, ...]:
+    if options.netrc and options.netrc_file is not None:
+        raise ValueError("--netrc: not allowed with --netrc-file")
+    return read_netrc(options.netrc_file) if options.netrc or options.netrc_file is not None else ()
 
 
 def warn(options: argparse.Namespace) -> None:

@@ -20,10 +20,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from nearfar.cli.common import StopRequest, set_up_logging, start_tracker, why
-from nearfar.cli.exits import Exit, tell
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
+from nearfar.cli.display import Progress, progress_of
+from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.options import (
     add_fetching,
     add_queue_options,
+    add_remote_time,
     describe_place,
     fetch_options,
     pool_place,
@@ -32,7 +35,7 @@ from nearfar.cli.options import (
     warn,
 )
 from nearfar.cli.parser import Parser, about
-from nearfar.cli.progress import Counts, make_progress, number
+from nearfar.cli.progress import Counts, number
 from nearfar.download.account import Account, Failures, InputJobs, Summary, is_own
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
@@ -40,11 +43,14 @@ from nearfar.download.input import Arguments, DescriptorSource, Intake, Source
 from nearfar.download.local import LocalDownload
 from nearfar.download.local_process import ProcessPlan
 from nearfar.download.model import StoreError, Underway
+from nearfar.download.watched import HostTally, file_rows
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 from nearfar.net.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from nearfar import Executor
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import QueueStatus, Status
     from nearfar.download.far_transport import FarRequestSender
     from nearfar.download.pooled import Pooled
     from nearfar.download.producer import Producer
@@ -61,14 +67,32 @@ log = logging.getLogger("nearfar.producer")
 class ProducerRun:
     """Use it as a context manager; leaving it closes everything and commits the failures file."""
 
-    def __init__(self, source: Source, failures: Path, *, quiet: bool, log_format: str) -> None:
+    def __init__(
+        self,
+        source: Source,
+        failures: Path,
+        progress: Progress,
+        *,
+        as_json: bool = False,
+        board: Board | None = None,
+    ) -> None:
+        """`as_json`: print the result as JSON; `board`: where the status is published."""
+        self.stop = StopRequest(shows=lambda: progress.live)
         self.account = Account()
         self.intake = Intake(source)
         self.summary = Summary()
         """The counts, after `close`."""
         self._failures = Failures(failures)
         self.job_source = InputJobs(self.intake, self.account, self._failures, self._show)
-        self._progress = make_progress(quiet=quiet, log_format=log_format)
+        self._progress = progress
+        self._as_json = as_json
+        self._board = board
+        self.queue_status: Callable[[], QueueStatus | None] = lambda: None
+        """Set to what returns the status of the queue, if this program hosts one."""
+        self.address = ""
+        self._tally = HostTally()
+        if board is not None:
+            self.job_source.on_end = self._tally.ended
         self._shown = 0.0
         self._all_counted = True
         self._closed = False
@@ -94,8 +118,16 @@ class ProducerRun:
         self._progress.close(self._counts(self.summary), time.monotonic())
         self._failures.close()
 
-    def report(self) -> None:
-        """Print the counts, the failures file, and how to continue."""
+    def report(self, code: int, error: Exception | None = None) -> int:
+        """Print the result, and return `code`, the exit code. `error`: what ended the run early."""
+        if self._as_json:
+            tell_json(self._result(code, error))
+        else:
+            self._tell()
+        log.debug("%s", self.summary, extra={"event": "summary", "fields": self._fields()})
+        return code
+
+    def _tell(self) -> None:
         tell(self.summary)
         if not self._all_counted:
             tell("the rest of the input was not read")
@@ -113,7 +145,18 @@ class ProducerRun:
             )
         if self.summary.left or not self._all_counted:
             tell("to go on, run the same command again: nothing that is saved is fetched twice")
-        log.debug("%s", self.summary, extra={"event": "summary", "fields": self._fields()})
+
+    def _result(self, code: int, error: Exception | None) -> dict[str, object]:
+        failures = self._failures
+        written = failures.count and failures.trouble is None
+        return self._fields() | {
+            "rest_unread": not self._all_counted,
+            "failures": str(failures.path) if written else None,
+            "failures_error": None if failures.trouble is None else why(failures.trouble),
+            "web_pages": dict(self.job_source.pages),
+            "error": None if error is None else why(error),
+            "exit_code": int(code),
+        }
 
     def _fields(self) -> dict[str, object]:
         now = self.summary
@@ -132,12 +175,51 @@ class ProducerRun:
         if now - self._shown >= SHOWN_EVERY:
             self._shown = now
             self._progress.show(self._counts(self.account.summary(), self.job_source.underway()), now)
+        if self._board is not None:
+            self._board.look(self._status, now)
+
+    def _status(self) -> Status:
+        """The status for the dashboard."""
+        summary, found = self.account.summary(), self.job_source.report()
+        counts = self._counts(summary, self.job_source.underway())
+        status: Status = {
+            "address": self.address,
+            "ready": True,
+            "waits_for": counts.waits_for,
+            "counts": {
+                "urls": summary.urls,
+                "saved": counts.saved,
+                "already": counts.already,
+                "failed": counts.failed.total(),
+                "left": summary.left,
+                "waiting": self.intake.waiting(),
+                "received": counts.bytes,
+            },
+            "reasons": dict(counts.failed),
+            "hosts": self._tally.rows(found),
+            "files": file_rows(found),
+        }
+        if counts.total is not None:
+            status["counts"]["total"] = counts.total
+        if (queue := self.queue_status()) is not None:
+            status["queue"] = queue
+        return status
 
     def _counts(self, summary: Summary, underway: Underway = _NOTHING) -> Counts:
         total = summary.urls + self.intake.waiting() if self.intake.ended else None
         failed = Counter({str(reason): count for reason, count in summary.failed.items()})
         size = summary.size + underway.size
-        return Counts(summary.saved, summary.already, failed, size, total, underway.files, underway.waits_for)
+        return Counts(
+            summary.saved,
+            summary.already,
+            failed,
+            size,
+            total,
+            underway.files,
+            underway.waits_for,
+            underway.large,
+            stopping=self.stop.requested,
+        )
 
 
 LOCAL = "local"
@@ -158,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(parser, options)
     warn(options)
     try:
+        progress = progress_of(options)
         _check_authorities(options)
         fetching = fetch_options(options)
         source = _open_source(options)
@@ -166,7 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         parser.error(why(error))
     try:
-        return _work(options, fetching, source)
+        if options.dry_run:
+            return _dry_run(options, source)
+        return _work(options, fetching, source, progress)
     except (AddressError, KeysError, StoreError, OSError) as error:
         print(f"nearfar producer: {why(error)}", file=sys.stderr)
         return Exit.USAGE
@@ -182,6 +267,7 @@ def make_parser() -> argparse.ArgumentParser:
         examples=(
             "nearfar producer --queue local -o pictures -i urls.txt",
             "nearfar producer -i urls.txt --queue tcp://storage:5555",
+            "nearfar producer 'https://host/{cats,dogs}/[001-100].png'",
             "nearfar producer -i - --pool tcp://head:5556 <urls.txt",
             "nearfar producer -i nearfar-failures.txt",
         ),
@@ -191,6 +277,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("urls", nargs="*", metavar="URL", help="what to download")
     group = parser.add_argument_group("input")
     group.add_argument(
+        "-g",
+        "--globoff",
+        action="store_true",
+        help="take [ ] { } in a URL literally, in place of [1-10], [001-100:10], [a-z] and {a,b}",
+    )
+    group.add_argument(
         "-i", "--input", metavar="FILE", help="a line for each URL, with name=, sha256= after tabs; -: stdin"
     )
     group.add_argument(
@@ -199,6 +291,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path("nearfar-failures.txt"),
         metavar="FILE",
         help="file for failed URLs, usable as -i again",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be fetched, to which name, and what is there already; fetch nothing",
     )
     group.add_argument(
         "-c",
@@ -211,6 +308,7 @@ def make_parser() -> argparse.ArgumentParser:
     local = parser.add_argument_group("with --queue local")
     local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
     local.add_argument("--overwrite", action="store_true", help="replace files that nearfar did not save")
+    add_remote_time(local)
     local.add_argument("-P", "--producers", type=positive, metavar="N", help="processes that only fetch")
     local.add_argument(
         "-C",
@@ -227,6 +325,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="let the workers of the coordinator there download; local:N: so many processes of this command."
         " Each has the options of fetching to itself, and must reach the queue at its address as given here",
     )
+    add_dashboard_options(parser)
     add_queue_options(parser, local=True)
     return parser
 
@@ -238,69 +337,102 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("give URLs, or -i FILE (- for standard input)")
     if (options.queue == LOCAL) != (options.output is not None):
         parser.error("--queue local needs -o DIR" if options.queue == LOCAL else "-o needs --queue local")
+    if options.remote_time and options.output is None:
+        parser.error("-R needs --queue local: otherwise it is an option of nearfar consumer, which saves")
     if options.pool is not None and options.queue == LOCAL:
         parser.error("--pool needs a queue with an address: --queue local has processes of its own (-P N)")
 
 
 def _check_authorities(options: argparse.Namespace) -> None:
-    """Check the files with TLS authorities; with a coordinator, they are on the workers' machines. Raises
-    `OSError`."""
-    if options.cacert is not None and not isinstance(options.pool, str):
-        options.cacert.open("rb").close()
+    """Check the files for TLS; with a coordinator, they are on the workers' machines. Raises `OSError`."""
+    if not isinstance(options.pool, str):
+        for path in (options.cacert, options.cert, options.key):
+            if path is not None:
+                path.open("rb").close()
 
 
 def _open_source(options: argparse.Namespace) -> Source:
-    """Raises `OSError`."""
+    """Raises `OSError`, `GlobError`."""
     if options.input is None:
-        return Arguments(options.urls)
+        return Arguments(options.urls, globs=not options.globoff)
     if options.input == "-":
         return DescriptorSource(os.dup(sys.stdin.fileno()))
     # The polling loop waits for the writer of a FIFO, because there signals are handled.
     return DescriptorSource(os.open(options.input, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
-def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source) -> int:
-    with ProducerRun(source, options.failures, quiet=options.quiet, log_format=options.log_format) as run:
+def _dry_run(options: argparse.Namespace, source: Source) -> int:
+    """Print what would become of each line, and return `FAILED` if one is rejected. Raises `StoreError`."""
+    from nearfar.download.dry_run import DryRun
+
+    urls: list[dict[str, object]] = []
+    with DryRun(options.output, overwrite=options.overwrite) as dry_run:
+        for forecast in dry_run.of(source):
+            if options.json:
+                urls.append(forecast._asdict())
+                continue
+            name = "" if forecast.name is None else f" -> {forecast.name}"
+            detail = f" ({forecast.detail})" if forecast.detail else ""
+            tell(f"{forecast.outlook}: {forecast.url}{name}{detail}")
+    counts = {outlook: dry_run.counts[outlook] for outlook in ("to fetch", "already there", "rejected")}
+    code = Exit.FAILED if counts["rejected"] else Exit.OK
+    if options.json:
+        named = {outlook.replace(" ", "_"): count for outlook, count in counts.items()}
+        tell_json({"dry_run": urls} | named | {"exit_code": int(code)})
+        return code
+    said = ", ".join(f"{count:,} {outlook}" for outlook, count in counts.items())
+    tell(f"{number(sum(counts.values()), 'url')}: {said}")
+    if options.output is None:
+        tell("the consumers at the queue know what is saved already, and choose the names")
+    return code
+
+
+def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source, progress: Progress) -> int:
+    with (
+        dashboard(options, "producer") as board,
+        ProducerRun(source, options.failures, progress, as_json=options.json, board=board) as run,
+    ):
         try:
-            stop = _way(options)(options, fetching, run)
+            with run.stop:
+                _way(options)(options, fetching, run)
         except (QueueLost, PoolBroken) as error:
             run.close()
             print(f"nearfar producer: {why(error)}", file=sys.stderr)
-            run.report()
-            return Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST
-    run.report()
-    if stop.requested:
-        return stop.exit_code
-    return Exit.OK if run.summary.complete else Exit.FAILED
+            return run.report(Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST, error)
+    if run.stop.requested:
+        return run.report(run.stop.exit_code)
+    return run.report(Exit.OK if run.summary.complete else Exit.FAILED)
 
 
 def _way(
     options: argparse.Namespace,
-) -> Callable[[argparse.Namespace, FetchOptions, ProducerRun], StopRequest]:
+) -> Callable[[argparse.Namespace, FetchOptions, ProducerRun], None]:
     if options.queue == LOCAL:
         return _local
     return _far if options.pool is None else _pooled
 
 
-def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
+def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     queues = bool(options.producers or options.consumers)
     count = 1 if queues else downloaders(options, run.intake.most_lines)
-    fetching = fetching._replace(connections=options.jobs // count, per_host=options.per_host // count)
+    producers = (options.producers or 1) if queues else 0
+    fetching = fetching._replace(connections=options.jobs // count)
     plan = ProcessPlan(
         directory=options.output,
         make_fetcher=partial(make_fetcher, fetching),
         overwrite=options.overwrite,
+        remote_time=options.remote_time,
         downloaders=count,
-        producers=(options.producers or 1) if queues else 0,
+        producers=producers,
         consumers=(options.consumers or 1) if queues else 0,
         jobs=fetching.connections,
+        reports=options.dashboard is not None,
+        shared=max(count, producers) > 1,
         prepare=partial(set_up_logging, options),
     )
-    with StopRequest() as stop:
-        near = LocalDownload(plan, run.job_source, before_spawning=start_tracker)
-        stop.tell(near.stop)
-        near.run()
-    return stop
+    near = LocalDownload(plan, run.job_source, before_spawning=start_tracker)
+    run.stop.tell(near.stop)
+    near.run()
 
 
 def downloaders(options: argparse.Namespace, lines: int | None) -> int:
@@ -321,19 +453,14 @@ def _available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
+def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     # Imported here: a local download needs no ZeroMQ, and makes its producer in another process.
     from nearfar.download.producer import Producer
 
     address = queue_address(options)
-    with (
-        StopRequest() as stop,
-        closing(make_fetcher(fetching)) as fetcher,
-        _request_sender(options, address) as request_sender,
-    ):
+    with closing(make_fetcher(fetching)) as fetcher, _request_sender(options, address) as request_sender:
         producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
-        _run(producer, request_sender, stop, hosts=options.bind is not None)
-    return stop
+        _run(producer, request_sender, run, hosts=options.bind is not None)
 
 
 @contextmanager
@@ -356,12 +483,17 @@ def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRe
 
 
 def _run(
-    work: Producer | Pooled, request_sender: FarRequestSender, stop: StopRequest, *, hosts: bool
+    work: Producer | Pooled,
+    request_sender: FarRequestSender,
+    run: ProducerRun,
+    *,
+    hosts: bool,
 ) -> None:
     """Run `work` once its queue is reached, unless a stop is requested before."""
-    stop.tell(work.stop)
+    run.stop.tell(work.stop)
+    run.address, run.queue_status = request_sender.address, request_sender.queue_status
     log.info("%s", describe_place(request_sender.address, hosts=hosts))
-    if stop.reaches(request_sender.reach):
+    if run.stop.reaches(request_sender.reach):
         # Consumers wait until the producer leaves, even if its list is empty.
         request_sender.attend()
         work.run()
@@ -399,21 +531,16 @@ def _begin_worker(options: argparse.Namespace) -> None:
     keep_freed_memory()
 
 
-def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> StopRequest:
+def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     from nearfar.download.pooled import Order, Pooled
     from nearfar.net.addresses import Address
 
     address = queue_address(options)
     if isinstance(options.pool, str) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
-    with (
-        StopRequest() as stop,
-        _executor(options) as executor,
-        _request_sender(options, address) as request_sender,
-    ):
+    with _executor(options) as executor, _request_sender(options, address) as request_sender:
         order = partial(
             Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.no_keys
         )
         pooled = Pooled(run.job_source, executor, request_sender, order)
-        _run(pooled, request_sender, stop, hosts=options.bind is not None)
-    return stop
+        _run(pooled, request_sender, run, hosts=options.bind is not None)

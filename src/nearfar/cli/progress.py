@@ -1,23 +1,11 @@
-"""The progress report of a long job: bars, lines, counts and tables.
-
-It shows counts, sizes, rates and the time left, as a bar, as lines, or not at all. It has no thread and no
-clock: the program calls `Progress.show` with the time, as often as it likes.
-"""
+"""How far a long job is: counts, rates, the time left, and these in words; tables. `display` shows them."""
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
 
 from nearfar.readable import readable
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 SILENT = 5.0
@@ -38,8 +26,15 @@ class Counts:
         total: int | None = None,
         underway: float = 0.0,
         waits_for: str = "",
+        large: Sequence[tuple[str, int, int | None]] = (),
+        *,
+        stopping: bool = False,
     ) -> None:
-        """`waits_for`: the peer that the job waits for, such as ``host``; empty if it does not wait."""
+        """`waits_for`: the peer that the job waits for, such as ``host``; empty if it does not wait.
+
+        `large`: name, received bytes and length of the files to show by themselves. `stopping`: a user has
+        asked the program to stop.
+        """
         self.saved = saved
         self.already = already
         self.failed: Counter[str] = Counter() if failed is None else failed
@@ -51,6 +46,8 @@ class Counts:
         self.underway = underway
         """The received parts of unfinished files, in files."""
         self.waits_for = waits_for
+        self.large = large
+        self.stopping = stopping
 
     @property
     def done(self) -> int:
@@ -132,6 +129,24 @@ def describe_rate(rate: TransferRate, counts: Counts, now: float) -> str:
     return ", ".join(parts if left is None else [*parts, f"{duration(left)} left"])
 
 
+def describe_briefly(rate: TransferRate, counts: Counts, now: float, room: int) -> str:
+    """The longest of several descriptions of `counts` and `rate` that fits into `room` characters."""
+    total = "" if counts.total is None else f" of {counts.total:,}"
+    failed = f", {counts.failed.total():,} failed" if counts.failed else ""
+    left, (_, volume) = rate.left(counts, now), rate.rates(counts, now)
+    speed = f"{size(volume)}/s" + ("" if left is None else f", {duration(left)}")
+    stop, halt = ("stopping (again: at once): ", "stopping: ") if counts.stopping else ("", "")
+    choices = (
+        f"{stop}{describe(counts)}; {describe_rate(rate, counts, now)}",
+        f"{stop}{counts.done:,}{total}{failed}, {size(counts.bytes)}; {describe_rate(rate, counts, now)}",
+        f"{halt}{counts.done:,}{total}{failed}, {size(counts.bytes)}; {speed}",
+        f"{halt}{counts.done:,}{total}{failed}; {speed}",
+        f"{halt}{counts.done:,}{total}; {speed}",
+        f"{halt}{counts.done:,}{total}",
+    )
+    return next((each for each in choices if len(each) <= room), choices[-1])
+
+
 def number(count: int, noun: str) -> str:
     """``1 worker``, ``1,204 workers``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -173,112 +188,3 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "").isdigit()
-
-
-# -- how it is shown -------------------------------------------------------------------------------
-
-
-class Progress(Protocol):
-    """Shows how far a job is."""
-
-    def show(self, counts: Counts, now: float) -> None:
-        """Show `counts` at `now` (seconds of a monotonic clock), if an update is due."""
-
-    def close(self, counts: Counts, now: float) -> None:
-        """Show the final state, and restore the terminal. Called once, as the last call."""
-
-
-class NoProgress:
-    """Shows nothing."""
-
-    def show(self, counts: Counts, now: float) -> None:
-        """Show nothing."""
-
-    def close(self, counts: Counts, now: float) -> None:
-        """Show nothing."""
-
-
-def log_line(line: str) -> None:
-    """Log one line of progress, in the format of ``--log-format``."""
-    logging.getLogger("nearfar").info("%s", line, extra={"event": "progress"})
-
-
-class ProgressLines:
-    """One line every few seconds; none for a job that ends before the first one is due."""
-
-    def __init__(self, every: float = 10.0, say: Callable[[str], None] = log_line) -> None:
-        """Write a line every `every` seconds."""
-        self._every = every
-        self._say = say
-        self._rate = TransferRate(window=2 * every)
-        self._due: float | None = None
-
-    def show(self, counts: Counts, now: float) -> None:
-        """Write a line if the last one is long enough ago."""
-        self._rate.note(counts, now)
-        if self._due is None:
-            self._due = now + self._every
-        elif now >= self._due:
-            self._due = now + self._every
-            self._say(f"{describe(counts)}; {describe_rate(self._rate, counts, now)}")
-
-    def close(self, counts: Counts, now: float) -> None:
-        """Nothing: the program itself prints the result."""
-
-
-class ProgressBar:
-    """A bar with counts, rates and the time left, drawn by rich. It pulses while the total is unknown."""
-
-    def __init__(self, console: Console | None = None, every: float = 0.1) -> None:
-        """Draw at most once in `every` seconds, on `console` (default: standard error)."""
-        from rich import progress
-        from rich.console import Console
-        from rich.table import Column
-
-        self._every = every
-        self._now = 0.0
-        self._due: float | None = None
-        self._rate = TransferRate()
-        self._rich = progress.Progress(
-            progress.BarColumn(bar_width=30),
-            progress.TextColumn("{task.description}", table_column=Column(ratio=1), markup=False),
-            console=console or Console(stderr=True),
-            auto_refresh=False,
-            expand=True,
-            get_time=lambda: self._now,
-        )
-        self._bar = self._rich.add_task("", total=None)
-
-    def show(self, counts: Counts, now: float) -> None:
-        """Draw, if the last time is long enough ago."""
-        self._rate.note(counts, now)
-        if self._due is None:
-            self._rich.start()
-        elif now < self._due:
-            return
-        self._due = now + self._every
-        self._draw(counts, now)
-
-    def close(self, counts: Counts, now: float) -> None:
-        """Draw the end, and leave it on the terminal."""
-        if self._due is not None:
-            self._draw(counts, now)
-            self._rich.stop()
-
-    def _draw(self, counts: Counts, now: float) -> None:
-        self._now = now
-        text = f"{describe(counts)}; {describe_rate(self._rate, counts, now)}"
-        done, total = counts.progress, counts.total
-        self._rich.update(self._bar, description=text, total=total, completed=done, refresh=True)
-
-
-def make_progress(*, quiet: bool, log_format: str = "text", every: float = 10.0) -> Progress:
-    """Nothing if `quiet`; a bar on a terminal; else a line every `every` seconds.
-
-    Without rich (the extra ``download``), a terminal gets lines too.
-    """
-    if quiet:
-        return NoProgress()
-    if log_format == "text" and sys.stderr.isatty() and importlib.util.find_spec("rich"):
-        return ProgressBar()
-    return ProgressLines(every)

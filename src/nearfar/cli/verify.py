@@ -10,8 +10,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
-from nearfar.cli.common import why
-from nearfar.cli.exits import Exit, tell
+from nearfar.cli.common import add_json_option, why
+from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.parser import Parser
 from nearfar.cli.progress import number, size
 from nearfar.download.model import StoreError
@@ -47,9 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, StoreError) as error:
         print(f"nearfar verify: {why(error)}", file=sys.stderr)
         return Exit.USAGE
-    _say(verified, wanted)
-    _say_what_to_do(verified, repair=options.repair)
-    return Exit.FAILED if verified.complaints else Exit.OK
+    code = Exit.FAILED if verified.complaints else Exit.OK
+    if options.json:
+        tell_json(_result(verified, wanted, code))
+    else:
+        _say(verified, wanted)
+        _say_what_to_do(verified, repair=options.repair)
+    return code
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -78,7 +82,21 @@ def make_parser() -> argparse.ArgumentParser:
         help="have wrong files fetched again by the next run of the producer: they are renamed"
         " (NAME.spoilt...), and removed from the manifest",
     )
+    add_json_option(parser.add_argument_group("output"))
     return parser
+
+
+def _result(verified: Verified, wanted: Mapping[str, str] | None, code: int) -> dict[str, object]:
+    return {
+        "folders": {str(folder): files for folder, files in verified.files.items()},
+        "urls": None if wanted is None else len(wanted),
+        "verified": len(verified.sizes),
+        "size": sum(verified.sizes.values()),
+        "wrong": verified.complaints,
+        "not_in_list": verified.unlisted,
+        "repaired": verified.repaired,
+        "exit_code": int(code),
+    }
 
 
 def _lines(place: str) -> list[str]:

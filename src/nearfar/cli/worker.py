@@ -7,9 +7,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, why
+from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
     DEFAULT_POOL_ADDRESS,
@@ -45,22 +47,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ[VARIABLE] = access.keys  # tasks may connect to a queue
     plain = plain_names(options)
     hire = partial(make_supervisor, count=options.processes, quota=options.max_tasks, plain=plain)
-    agent = Agent(
-        address.seen_from_here(),
-        hire,
-        options.processes,
-        access=access,
-        wait=options.wait,
-        quota=options.max_tasks,
-        max_bytes=options.max_bytes,
-    )
     try:
-        with StopRequest(agent.leave):
+        with ExitStack() as stack:
+            board = stack.enter_context(dashboard(options, "worker"))
+            agent = Agent(
+                address.seen_from_here(),
+                hire,
+                options.processes,
+                access=access,
+                wait=options.wait,
+                quota=options.max_tasks,
+                max_bytes=options.max_bytes,
+            )
+            stack.enter_context(StopRequest(agent.leave))
+            if board is not None:
+                agent.show(board)
             many = "1 process" if options.processes == 1 else f"{options.processes} processes"
             tell(f"working for {address} as {agent.name} with {many}")
             if plain is not None:
                 log.info("%s", describe(plain))
             agent.run()
+    except (AddressError, KeysError) as error:  # of the dashboard
+        print(f"nearfar worker: {why(error)}", file=sys.stderr)
+        return Exit.USAGE
     except NotAdmitted as error:
         print(f"nearfar worker: {why(error)}", file=sys.stderr)
         return Exit.UNTRUSTED
@@ -121,5 +130,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="bytes of results kept for clients that do not take them; 0: no bound. Such a client gets no"
         " more workers until it does. Results of tasks that run by then may exceed it",
     )
+    add_dashboard_options(parser)
     add_logging_options(parser)
     return parser

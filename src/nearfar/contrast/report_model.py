@@ -45,6 +45,8 @@ PROMISES = {
     "survives_killed_host": "a restarted host loses nothing of live producers",
     "counts_end": "iteration ends by itself when all is done",
     "dead_letters": "an item that keeps failing is put aside",
+    "confirms_puts": "what was put survives its producer at once",
+    "durable": "items outlive their processes and a kill of the server",
 }
 """What each field of `Promises` means."""
 

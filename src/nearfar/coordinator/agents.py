@@ -178,6 +178,12 @@ class Agents:
             self._coordinator.returned(worker, batches)
             self._remote_clients.returned(worker)
 
+    def memory(self, agent: AgentSession, workers: list[tuple[str, int]]) -> None:
+        """How much memory its workers have; those that have ended meanwhile do not matter."""
+        for name, size in workers:
+            if (worker := agent.workers.get(name)) is not None:
+                worker.memory = size
+
     def leaving(self, agent: AgentSession) -> None:
         """Send the agent no more tasks; each worker is retired once it has answered those that it runs."""
         agent.leaving = True

@@ -21,6 +21,7 @@ the status.
      | <-------------------- KILL, RETIRE | |                                             |
      | <------------------------- RELEASE | |                                             |  the client has it
      | <------------- FETCH - KEPT =====> | |                                             |  there is room now
+     | MEMORY --------------------------> | |                                             |
      | LEAVING -------------------------> | |                                             |  give me no more
      | BYE -----------------------------> | | <-------------------------------------- BYE |
      | <---------------------------- PART | | PART -------------------------------------> |
@@ -78,6 +79,7 @@ class PoolMessageType(IntEnum):
     RETURNED = 24
     LEAVING = 25
     KEPT = 26
+    MEMORY = 27
     # numbered, from clients
     JOIN = 30
     SUBMIT = 31
@@ -223,6 +225,12 @@ class PoolDied(_PoolMessage, tag=int(PoolMessageType.DIED)):
 class PoolReturned(_PoolMessage, tag=int(PoolMessageType.RETURNED)):
     worker: Name
     batches: Natural
+
+
+class PoolMemory(_PoolMessage, tag=int(PoolMessageType.MEMORY)):
+    """The resident memory of workers, in bytes; sent from time to time."""
+
+    workers: Annotated[list[tuple[Name, Natural]], Meta(max_length=MOST_NAMES)]
 
 
 class PoolKept(MessageWithRows[KeptRow], tag=int(PoolMessageType.KEPT)):

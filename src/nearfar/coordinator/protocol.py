@@ -92,6 +92,7 @@ class CoordinatorProtocol:
                 PoolMessageType.DIED: self._agents.died,
                 PoolMessageType.RETURNED: self._agents.returned,
                 PoolMessageType.LEAVING: self._agents.leaving,
+                PoolMessageType.MEMORY: self._agents.memory,
             },
             CLIENT: {
                 PoolMessageType.JOIN: self._remote_clients.join,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.coordinator.state import Client, Preparation, RoundRobin, TaskBatch, Worker
 from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import InitializerFailed, WorkerLost
+
+if TYPE_CHECKING:
+    from nearfar.coordinator.statistics import TaskStatistics
 
 POISON = 5
 """Worker processes that a task may crash, regardless of its `retries`; a lost machine does not count."""
@@ -38,6 +41,8 @@ class TaskRegistry:
         """Tasks that failed with `WorkerLost` or `TaskTimeout`."""
         self.stale = 0
         """Answers to tasks that had been given up."""
+        self.statistics: TaskStatistics | None = None
+        """Set while a dashboard shows them."""
         self._turns = RoundRobin()
         self._only: Client | None = None
         """The only client, if there is exactly one: then it is always next."""
@@ -189,6 +194,8 @@ class TaskRegistry:
             self.requeue([task], worker)
         else:
             self.lost += 1
+            if self.statistics is not None:
+                self.statistics.failed(error)
             self.end(task, error)
 
     def refuse(self, task: Task, worker: Worker, error: BaseException) -> None:
@@ -241,6 +248,8 @@ class TaskRegistry:
     def break_client(self, client: Client, error: BaseException) -> None:
         """No task of this client can run any more."""
         client.error = error
+        if self.statistics is not None and isinstance(error, InitializerFailed):
+            self.statistics.failed(error)
         waiting = list(client.waiting)
         client.waiting.clear()
         self._turns.leave(client)

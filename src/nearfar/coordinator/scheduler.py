@@ -275,6 +275,8 @@ class Scheduler(Dispatcher):
         if count > worker.asked():
             raise ProtocolError(f"worker {worker.name} answers more tasks than it has")
         worker.ran += count
+        if count and self.book.statistics is not None:
+            self.book.statistics.answered(answers, spent)
         taken = 0
         while taken < count:
             batch = worker.batches[0]

@@ -10,9 +10,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
@@ -23,6 +24,7 @@ from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.remote_client import LEAST
 from nearfar.coordinator.scheduler import Scheduler, tell
 from nearfar.coordinator.state import TaskBatch, Worker
+from nearfar.coordinator.status import snapshot
 from nearfar.errors import NearfarError, ProtocolError
 from nearfar.net import resources, sockets
 from nearfar.net.addresses import Address
@@ -32,11 +34,15 @@ from nearfar.net.failures import PAUSE, LoopFailures, service_failed
 from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import ours
 from nearfar.net.memory import Trim
-from nearfar.net.process import ProcessWatcher, Waker
+from nearfar.net.process import ProcessWatcher, Waker, resident
 from nearfar.net.sockets import FAILURES
 from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.worker.handle import Answer
 from nearfar.worker.supervisor import Supervisor, WorkerListener
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import Status
 
 T = TypeVar("T")
 
@@ -352,6 +358,11 @@ class LocalWorkers:
                 self._ended.add(worker)
                 worker.link.kill(worker)
 
+    def measure(self) -> None:
+        """Read how much memory each process has."""
+        for worker in self._own():
+            worker.memory = resident(worker.pid)
+
     def busy(self) -> bool:
         """True if any worker has a task that it has not answered."""
         return any(worker.batches for worker in self._own())
@@ -476,10 +487,20 @@ class StandaloneCoordinator:
         self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
         self._ends: float | None = None
         """After `stop`: when it stops at the latest."""
+        self._board: Board | None = None
         self._thread = threading.Thread(
             target=ours(self._run), name=f"nearfar-coordinator-{self.address}", daemon=True
         )
         self._thread.start()
+
+    def show(self, board: Board) -> None:
+        """Publish the status on `board` from now on."""
+        from nearfar.coordinator.statistics import TaskStatistics
+
+        with self._lock:
+            self._coordinator.book.statistics = TaskStatistics(time.time)
+            self._board = board
+        self._waker.wake()
 
     def counts(self) -> dict[str, int]:
         """In figures: agents, clients, workers, running, waiting, held, done, lost, stale, malformed."""
@@ -544,6 +565,14 @@ class StandaloneCoordinator:
             if self._coordinator.outcomes:
                 tell(self._coordinator.outcomes)
             self._server.say(now)
+            if self._board is not None:
+                self._board.look(partial(self._status, now), now)
+
+    def _status(self, now: float) -> Status:
+        if self._local is not None:
+            self._local.measure()
+        about: Status = {"address": str(self.address), "ready": True}
+        return about | snapshot(self._coordinator, self._server.counts(), now)
 
     def _try(self, do: Callable[..., object], *given: object) -> bool:
         """Whether `do` succeeded."""
@@ -565,6 +594,8 @@ class StandaloneCoordinator:
             deadline = min(deadline, due)
         if self._ends is not None:
             deadline = min(deadline, self._ends)
+        if self._board is not None:
+            deadline = min(deadline, self._board.due)
         timeout = max(0, int((deadline - time.monotonic()) * 1000) + 1)
         for descriptor, _ in self._poll.poll(timeout):
             if descriptor == self._woken:

@@ -81,6 +81,7 @@ class Worker:
         "batches",
         "host",
         "link",
+        "memory",
         "name",
         "origin",
         "pid",
@@ -123,6 +124,8 @@ class Worker:
         self.recall = Revocation.UNASKED
         self.verdict: BaseException | None = None
         """The error of its running task once it is dead, if not `WorkerLost`."""
+        self.memory: int | None = None
+        """Resident bytes of its process, as far as they are known."""
         self.ran = 0
         """Tasks that it answered, including initializers, which raise its quota."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 import select
 import time
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.large_parts import Row
@@ -18,6 +20,12 @@ from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
 from nearfar.net.handshake import HandshakeFailures
 from nearfar.net.validation import shown
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.model import Status
+
+MOST_WORKERS = 200
+"""Workers in a dashboard's snapshot; `counts` has their number."""
 
 
 def idle(coordinator: Scheduler) -> bool:
@@ -52,6 +60,29 @@ def status_row(worker: Worker, now: float) -> Row:
     batch = worker.batches[0]
     running = batch.tasks[min(batch.answered, len(batch.tasks) - 1)].describe()
     return (worker.name, worker.host, worker.pid, worker.ran, running, max(0.0, now - batch.since))
+
+
+def snapshot(coordinator: Scheduler, counts: Mapping[str, int], now: float) -> Status:
+    """The status for a dashboard. `counts`: the figures of the program that has the coordinator."""
+    found: Status = {"counts": dict(counts), "workers": []}
+    for worker in islice(coordinator.workers.values(), MOST_WORKERS):
+        name, host, pid, answered, runs, seconds = status_row(worker, now)
+        found["workers"].append(
+            {
+                "name": name,
+                "host": shown(host),
+                "pid": pid,
+                "tasks": answered,
+                "runs": shown(runs),
+                "seconds": seconds,
+                "memory": worker.memory,
+            }
+        )
+    if (statistics := coordinator.book.statistics) is not None:
+        found["counts"]["raised"] = statistics.raised
+        found["task_seconds"] = statistics.durations.status()
+        found["failures"] = statistics.failures.status()
+    return found
 
 
 AGAIN = 1.0

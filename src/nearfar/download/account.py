@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from nearfar.download.input import LONGEST_LINE, Bad, Intake, Seen, digest_of, failed_line
-from nearfar.download.model import Ending, Failure, Job, Reason, Saved, Underway
+from nearfar.download.model import Ending, Failure, Job, Reason, Report, Saved, Underway
 from nearfar.download.patterns import compile_lazily
 from nearfar.download.redact import redact_url
 from nearfar.download.store.names import is_page, promised
@@ -254,6 +254,9 @@ class JobSource(Protocol):
     underway: Callable[[], Underway]
     """Set by the producer: returns the progress of the jobs that have not ended."""
 
+    report: Callable[[], Report]
+    """Set by the producer: returns what is under way, for a dashboard."""
+
     def take(self, most: int) -> Sequence[tuple[int, Job]]:
         """Up to `most` available jobs with their numbers. Never waits."""
 
@@ -280,6 +283,9 @@ class InputJobs:
     ) -> None:
         """`on_turn` is called in each iteration, to show the progress."""
         self.underway: Callable[[], Underway] = Underway
+        self.report: Callable[[], Report] = Report
+        self.on_end: Callable[[Job, Ended], object] | None = None
+        """Called with each job that has ended; set while a dashboard shows the hosts."""
         self._intake = intake
         self._account = account
         self._failures = failures
@@ -317,6 +323,8 @@ class InputJobs:
 
     def end(self, number: int, ended: Ended) -> None:
         job = self._account.end(number, ended)
+        if self.on_end is not None:
+            self.on_end(job, ended)
         if isinstance(ended.what, Failure):
             self._fail(job, ended.what)
             return

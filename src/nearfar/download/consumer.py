@@ -28,7 +28,7 @@ from nearfar.download.messages import (
     decode,
     encode_answer,
 )
-from nearfar.download.model import Failure, Partial, Reason, Saved, StoreError, Underway
+from nearfar.download.model import Failure, Partial, Reason, Report, Saved, StoreError, Underway
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.partials import Resumption
 from nearfar.download.store.store import Store
@@ -138,7 +138,12 @@ class Consumer:
     def underway(self) -> Underway:
         """Progress of unsaved files; of a large one, the producer has to send the rest."""
         size = self._streams.size + sum(draft.size for draft, _, _ in self._group)
-        return Underway(size, self._streams.files, "producer" if len(self._streams) else "")
+        waits_for = "producer" if len(self._streams) else ""
+        return Underway(size, self._streams.files, waits_for, self._streams.large)
+
+    def report(self) -> Report:
+        """The files that are being received, for a dashboard."""
+        return self._streams.report()
 
     def run(self) -> None:
         """Work until the end of the queue, or `stop`.
@@ -242,10 +247,10 @@ class Consumer:
             found: list[Saved | Partial | None] = [*self._store.known(request.jobs)]
             missing = [index for index, saved in enumerate(found) if saved is None]
             jobs = [request.jobs[index] for index in missing]
-            keys = set(map(self._store.key, jobs)) if len(self._streams) else set()
-            self._streams.let_go_of(self._streams.of(keys), self._clock())
+            files = {(self._store.key(job), job.name) for job in jobs} if len(self._streams) else set()
+            self._streams.let_go_of(self._streams.of(files), self._clock())
             partials, busy = self._store.unfinished(jobs)
-            busy += self._streams.of(keys)
+            busy += self._streams.of(files)
         except StoreError as error:
             return error.failure, []
         for index, partial in zip(missing, partials, strict=True):

@@ -25,6 +25,7 @@ from nearfar.download.model import (
     Job,
     Partial,
     Reason,
+    Report,
     StoreError,
     Underway,
 )
@@ -32,6 +33,7 @@ from nearfar.download.redact import redact_url
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.partials import Resumption
 from nearfar.download.store.store import Store
+from nearfar.download.watched import large_files, report
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
@@ -202,6 +204,7 @@ class Downloader:
         self._stopping = self._leaving = False
         job_source.on_event = fetcher.wake
         job_source.underway = self.underway
+        job_source.report = self.report
 
     def stop(self) -> None:
         """Start nothing more; `run` returns when the files being fetched are saved. From any thread.
@@ -219,8 +222,16 @@ class Downloader:
                 size += came
                 files += came / sink.head.length if sink.head and sink.head.length else 0.0
         return Underway(
-            size, min(files, len(self._fetching) + len(self._group)), "host" if self._fetching else ""
+            size,
+            min(files, len(self._fetching) + len(self._group)),
+            "host" if self._fetching else "",
+            large_files((sink.job, sink.head, sink.came) for sink in self._fetching),
         )
+
+    def report(self) -> Report:
+        """What is under way, for a dashboard."""
+        sinks = self._fetching
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def run(self) -> None:
         """Work until every job has ended, or after `stop` until the started ones have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.download.model import Underway
 from nearfar.download.transport import IncomingRequest, RequestReceiver, RequestSender, Undeliverable
@@ -16,6 +16,9 @@ from nearfar.queues.client.consumer import DeliveredItem
 from nearfar.queues.client.takes import DELIVERY
 from nearfar.queues.far import FarQueue
 from nearfar.serialization import item_codec
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.model import QueueStatus
 
 MOST_QUEUED = 32 * 1024 * 1024
 """Bytes that the queue may hold."""
@@ -77,6 +80,10 @@ class FarRequestSender(RequestSender):
         self._end.mention("underway bytes", underway.size)
         self._end.mention("underway parts", int(underway.files * PARTS))
 
+    def queue_status(self) -> QueueStatus | None:
+        """The queue's status, for a dashboard; None if another process hosts it."""
+        return None if self._host is None else self._host.status()
+
     def underway(self) -> tuple[int, float]:
         """Bytes and files reported by all producers, by the host's last message. Never waits."""
         counts = self._end.glimpse_counts()
@@ -133,6 +140,10 @@ class FarRequestReceiver(RequestReceiver):
     def address(self) -> str:
         """The address at which others find the queue, with its actual port (never ``*``)."""
         return str(self._address)
+
+    def queue_status(self) -> QueueStatus | None:
+        """The queue's status, for a dashboard; None if another process hosts it."""
+        return None if self._host is None else self._host.status()
 
     def receive(self, timeout: float | None) -> FarIncomingRequest | None:
         try:

@@ -21,13 +21,16 @@ import socket
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Condition, Thread
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
+from nearfar.download.globs import Glob, GlobError
 from nearfar.download.model import Checksum, Failure, Job, Reason
 from nearfar.download.patterns import compile_lazily
+from nearfar.download.redact import redact_url
 from nearfar.download.urls import resource
 from nearfar.output import same_file
 from nearfar.readable import percent, readable
@@ -119,12 +122,12 @@ def _refusal(where: str, detail: str) -> Failure:
     return Failure(Reason.REFUSED, f"{where}: {detail}")
 
 
-def from_arguments(arguments: Iterable[str]) -> Iterator[list[Job | Bad]]:
-    """Each argument as a batch of its own, parsed like a line."""
-    for number, argument in enumerate(arguments, 1):
-        entry = parse(argument, f"argument {number}")
-        if entry is not None:
-            yield [entry]
+def from_arguments(arguments: Iterable[Iterable[str]]) -> Iterator[list[Job | Bad]]:
+    """The lines that each argument stands for, in batches."""
+    for number, lines in enumerate(arguments, 1):
+        rest = iter(lines)
+        while batch := list(islice(rest, BATCH)):
+            yield [entry for line in batch if (entry := parse(line, f"argument {number}")) is not None]
 
 
 class LineReader:
@@ -203,6 +206,8 @@ def _name_field(name: str) -> str:
 
 Entry = Job | Bad
 
+BATCH = 500
+"""Lines of an argument in one batch."""
 AHEAD = 2000
 """Entries read and not yet taken, at which reading pauses."""
 _BLOCK = 64 * 1024
@@ -229,13 +234,16 @@ class Source(Protocol):
 
 
 class Arguments:
-    """The URLs of a command line."""
+    """The URLs of a command line. `globs`: they are patterns (`globs.Glob`), expanded one by one.
+
+    Raises `GlobError`.
+    """
 
     countable = True
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self._arguments = arguments
-        self.most_lines: int | None = len(arguments)
+    def __init__(self, arguments: Sequence[str], *, globs: bool = False) -> None:
+        self._arguments = [_Pattern(each) if globs else [each] for each in arguments]
+        self.most_lines: int | None = sum(map(len, self._arguments))
 
     def __iter__(self) -> Iterator[list[Entry]]:
         return from_arguments(self._arguments)
@@ -248,6 +256,24 @@ class Arguments:
 
     def close(self) -> None:
         """Does nothing: there are no resources."""
+
+
+class _Pattern:
+    """The lines of one argument: its URL is a pattern; fields may follow after a tab."""
+
+    def __init__(self, argument: str) -> None:
+        url, tab, fields = argument.partition("\t")
+        try:
+            self._glob = Glob(url)
+        except GlobError as error:
+            raise GlobError(f"{redact_url(url)}: {error} (-g, --globoff: no globs)") from None
+        self._rest = tab + fields
+
+    def __len__(self) -> int:
+        return self._glob.count
+
+    def __iter__(self) -> Iterator[str]:
+        return (url + self._rest for url in self._glob)
 
 
 class DescriptorSource:

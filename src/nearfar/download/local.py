@@ -8,6 +8,9 @@ inside such a queue may leave a lock of it taken, and block all others for ever.
 generation: its processes are killed, queues and processes are created anew, and jobs without an ending are
 handed out again.
 
+The limits per host are those of all processes together: this process grants each its share
+(`nearfar.queues.limits`).
+
 In both cases the store is queried first, so nothing saved is fetched twice. `local_process` has the code of
 the processes.
 """
@@ -31,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.download.account import InputJobs, in_this_run
 from nearfar.download.local_process import (
+    LEASE,
     SIGNALS,
     ProcessPlan,
     consume,
@@ -38,9 +42,11 @@ from nearfar.download.local_process import (
     produce,
     read_ending,
 )
-from nearfar.download.model import Failure, Job, Saved, Underway
+from nearfar.download.model import Failure, FileNow, HostNow, Job, Report, Saved, Underway
 from nearfar.download.store.store import Store
+from nearfar.download.watched import merged
 from nearfar.errors import QueueLost
+from nearfar.queues.limits import Claim, SharedLimits
 
 if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
@@ -75,14 +81,20 @@ class LocalProcess:
         """Jobs that it requested."""
         self.underway = Underway()
         """Their progress, by its last message."""
+        self.name = str(process.pid)
+        self.heard = time.monotonic()
+        self.silent = False
+        """It has lost its permits, because it was not heard for its lease."""
+
+        self.report = Report()
 
     def count(self, endings: list[tuple[Any, ...]]) -> None:
         """Subtract ended jobs from `underway`, which includes them until the process sends its next
         message."""
-        size, files, waits_for = self.underway
+        size, files, waits_for, large = self.underway
         fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
         gone = sum(ending[SIZE] for ending in fresh if len(ending) > FAILURE)
-        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for)
+        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for, large)
 
 
 class LocalDownload:
@@ -114,11 +126,14 @@ class LocalDownload:
         """Deaths since a job has ended, or a process got further in its files than any before."""
         self._furthest = 0
         self._stopping = False
+        self._limits = SharedLimits()
+        """The limits per host of all processes."""
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
         job_source.on_event = self.wake
         job_source.underway = self._underway
+        job_source.report = lambda: merged(child.report for child in self._producers)
 
     def wake(self) -> None:
         """Make `run` check its state now. From any thread or signal handler."""
@@ -221,7 +236,8 @@ class LocalDownload:
             elif not self._stopping:
                 self._feed()
             self._job_source.turn()
-            ready = wait(self._watched(working), LONGEST_WAIT)
+            self._grant()
+            ready = wait(self._watched(working), self._patience())
             if self._woken in ready:
                 self._woken.recv(4096)
             for child in [child for child in working if child.pipe in ready]:
@@ -237,6 +253,21 @@ class LocalDownload:
                 working += [child for child in self._producers if child not in working]
             working = [child for child in working if child not in dead]
         return True
+
+    def _grant(self) -> None:
+        """Send the processes what they may have of their hosts; take back what a silent one has."""
+        now = time.monotonic()
+        for child in self._producers:
+            if now - child.heard >= LEASE and not child.silent:
+                child.silent = True
+                self._limits.revoke(child.name)
+        if self._limits.due <= now:
+            by_name = {child.name: child for child in self._producers}
+            for name, grants in self._limits.flush(now):
+                self._say(by_name[name], "hosts", [tuple(grant) for grant in grants])
+
+    def _patience(self) -> float:
+        return max(0.0, min(LONGEST_WAIT, self._limits.due - time.monotonic()))
 
     def _replace(self, dead: list[LocalProcess], *, start: bool) -> None:
         """Take back the jobs of processes that died; `start` others in their place."""
@@ -295,6 +326,12 @@ class LocalDownload:
         except (EOFError, OSError):
             child.pipe.close()
             return
+        now = child.heard = time.monotonic()
+        if word == "hosts" or child.silent:
+            child.silent = False
+            self._limits.claim(child.name, map(Claim._make, said if word == "hosts" else ()), now)
+        if word == "hosts":
+            return
         if word == "want":
             child.has_capacity = said
             return
@@ -303,6 +340,10 @@ class LocalDownload:
             if child.underway.size > self._furthest:
                 self._furthest = child.underway.size
                 self._fruitless = 0
+            return
+        if word == "report":
+            hosts, files = said
+            child.report = Report(tuple(map(HostNow._make, hosts)), tuple(map(FileNow._make, files)))
             return
         self._fruitless = 0
         child.count(said)
@@ -315,7 +356,8 @@ class LocalDownload:
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]
         waits_for = max((each.waits_for for each in told), default="")  # a host before a consumer
-        return Underway(sum(each.size for each in told), sum(each.files for each in told), waits_for)
+        size, files = sum(each.size for each in told), sum(each.files for each in told)
+        return Underway(size, files, waits_for, tuple(file for each in told for file in each.large))
 
     def _tell(self, children: list[LocalProcess], word: str) -> None:
         for child in children:
@@ -363,6 +405,7 @@ class LocalDownload:
             self._hear(child)
         self._again.extend(child.given.items())
         self._handed_twice.update(child.given)
+        self._limits.leave(child.name)
         child.pipe.close()
         child.process.close()
 

@@ -2,8 +2,10 @@
 
 Each process has a pipe to its parent::
 
-    parent -> child    jobs  [(number, *job)...] | end | stop
-    child  -> parent   want  how many            | ended [(number, saved, *what)...] | underway (size, ...)
+    parent -> child    jobs  [(number, *job)...] | end | stop | hosts [grant...]
+    child  -> parent   want  how many            | ended [(number, saved, *what)...]
+                       | underway (size, ...)    | report (hosts, files)
+                       hosts [claim...]: of permits for hosts, which the parent holds
     parent -> consumer end
 
 A child whose parent has ended exits at once.
@@ -12,6 +14,7 @@ A child whose parent has ended exits at once.
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import select
@@ -21,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
@@ -28,16 +32,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nearfar.download.account import Ended
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, Job, Saved, Underway
+from nearfar.download.model import Ending, Failure, Job, Report, Saved, Underway
 from nearfar.net.failures import shortage
 from nearfar.net.memory import keep_freed_memory
+from nearfar.queues.limits import Claim, Grant
 
 if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
 
 ORPHANED = 70
+REPORTED_EVERY = 1.0
+"""Seconds between two reports for a dashboard."""
 TOLD_EVERY = 0.2
 """Seconds between two progress messages."""
+ALIVE_EVERY = 2.0
+"""Seconds after which one is sent although nothing has changed."""
+LEASE = 10.0
+"""Seconds of silence after which a process loses its permits for hosts."""
 AHEAD = 16
 """Jobs per transfer that a process takes in advance: one query asks the store about many."""
 COLLECTED = 20_000
@@ -52,6 +63,7 @@ class ProcessPlan(NamedTuple):
     directory: Path
     make_fetcher: Callable[[], Fetcher]
     overwrite: bool = False
+    remote_time: bool = False
     downloaders: int = 1
     """Number of processes that each fetch and save, if there are neither producers nor consumers."""
     producers: int = 0
@@ -60,14 +72,45 @@ class ProcessPlan(NamedTuple):
     """Number of processes that save what producers send."""
     jobs: int = 16
     """Concurrent transfers of each process that fetches."""
+    reports: bool = False
+    """Whether each process that fetches reports what is under way (`Report`), for a dashboard."""
+    shared: bool = False
+    """Whether the processes share their limits per host."""
     prepare: Callable[[], None] | None = None
     """Called first in each process: sets up logging."""
+
+
+class PipeLimits:
+    """A `HostLimits` whose holder is the parent process."""
+
+    def __init__(self, pipe: Connection[Any, Any]) -> None:
+        self._pipe = pipe
+        self.arrived: deque[tuple[Any, ...]] = deque()
+        """Grants, from the thread that listens."""
+
+    def session(self) -> int:
+        return 1
+
+    def expired(self) -> bool:
+        return False  # a process without a parent ends
+
+    def receive(self) -> Sequence[Grant]:
+        arrived = self.arrived
+        return [Grant._make(arrived.popleft()) for _ in range(len(arrived))]
+
+    def claim(self, session: int, claims: Sequence[Claim]) -> None:
+        self._pipe.send(("hosts", [tuple(claim) for claim in claims]))
+
+    def due(self) -> float:
+        return math.inf
 
 
 class PipeJobs:
     """A producer's `JobSource`, which gets its jobs from the parent process."""
 
-    def __init__(self, pipe: Connection[Any, Any], on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, pipe: Connection[Any, Any], on_stop: Callable[[], None], *, reports: bool = False
+    ) -> None:
         self.on_event: Callable[[], None] = lambda: None
         self._pipe = pipe
         self._on_stop = on_stop
@@ -76,8 +119,11 @@ class PipeJobs:
         self._over = False
         self._ended: list[tuple[Any, ...]] = []
         self.underway: Callable[[], Underway] = Underway
+        self.report: Callable[[], Report] = Report
         self._told = Underway()
-        self._due = 0.0
+        self._due = self._alive_due = 0.0
+        self._report_due = 0.0 if reports else inf
+        self.limits = PipeLimits(pipe)
 
     def listen(self) -> None:
         """Read the parent's messages until it sends the end: for a thread of its own."""
@@ -87,6 +133,10 @@ class PipeJobs:
             except (EOFError, OSError):
                 # The parent has ended, or is about to kill this process.
                 return
+            if word == "hosts":
+                self.limits.arrived.extend(jobs)
+                self.on_event()
+                continue
             self._jobs.extend((number, Job(url, name, checksum)) for number, url, name, checksum in jobs)
             self._asked = False
             if word != "jobs":
@@ -118,9 +168,14 @@ class PipeJobs:
         if now >= self._due:
             self._due = now + TOLD_EVERY
             underway = self.underway()
-            if underway != self._told:
+            if underway != self._told or now >= self._alive_due:
                 self._told = underway
+                self._alive_due = now + ALIVE_EVERY
                 self._pipe.send(("underway", tuple(underway)))
+        if now >= self._report_due:
+            self._report_due = now + REPORTED_EVERY
+            hosts, files = self.report()
+            self._pipe.send(("report", (list(map(tuple, hosts)), list(map(tuple, files)))))
 
 
 def read_ending(saved: bool, *what: Any) -> Ended:
@@ -149,8 +204,10 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     from nearfar.download.store.store import Store
 
     fetcher = plan.make_fetcher()
-    job_source = PipeJobs(pipe, lambda: downloader.stop())
-    with Store(plan.directory, overwrite=plan.overwrite) as store:
+    job_source = PipeJobs(pipe, lambda: downloader.stop(), reports=plan.reports)
+    with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
+        if plan.shared:
+            fetcher.share(job_source.limits)
         downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
         Thread(target=job_source.listen, name="parent", daemon=True).start()
         _collect_seldom()
@@ -167,7 +224,9 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
 
     fetcher = plan.make_fetcher()
     request_sender = NearRequestSender(routes, number)
-    job_source = PipeJobs(pipe, lambda: producer.stop())
+    job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
+    if plan.shared:
+        fetcher.share(job_source.limits)
     producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
     Thread(target=job_source.listen, name="parent", daemon=True).start()
     _collect_seldom()
@@ -185,7 +244,7 @@ def consume(plan: ProcessPlan, routes: Routes, name: str, pipe: Connection[Any, 
     from nearfar.download.store.store import Store
 
     request_receiver = NearRequestReceiver(routes, name, pipe)
-    with Store(plan.directory, overwrite=plan.overwrite) as store:
+    with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
         _collect_seldom()
         Consumer(request_receiver, store).run()
     request_receiver.close(None)

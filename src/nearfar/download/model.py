@@ -144,6 +144,16 @@ def source_of(url: str, salt: str) -> str:
     return salt + hashlib.blake2b(said, digest_size=16, key=salt.encode()).hexdigest()
 
 
+class LargeFile(NamedTuple):
+    """Progress of one large file."""
+
+    name: str
+    came: int
+    """Bytes received."""
+    length: int | None
+    """Bytes announced; None if the server did not say."""
+
+
 class Underway(NamedTuple):
     """Progress of what has no ending yet."""
 
@@ -153,6 +163,38 @@ class Underway(NamedTuple):
     """The progress in whole files, where lengths are announced."""
     waits_for: str = ""
     """What is waited for: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nothing."""
+    large: tuple[LargeFile, ...] = ()
+    """Some of the large files among them (`underway.large_files`)."""
+
+
+class HostNow(NamedTuple):
+    """A host at this moment."""
+
+    host: str
+    active: int
+    """Transfers that run."""
+    waiting: int
+    """Transfers that wait for the host."""
+    parked: float
+    """Seconds for which nothing is started there, because it deferred requests."""
+
+
+class FileNow(NamedTuple):
+    """A file that is being received."""
+
+    name: str
+    """Its URL without secrets."""
+    size: int | None
+    """Announced bytes."""
+    came: int
+    """Received bytes."""
+
+
+class Report(NamedTuple):
+    """What is under way, for a dashboard."""
+
+    hosts: tuple[HostNow, ...] = ()
+    files: tuple[FileNow, ...] = ()
 
 
 class Failure(NamedTuple):

@@ -35,9 +35,10 @@ from nearfar.download.far_transport import open_request_sender
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.model import Ending, Failure, Job, Reason, Saved, Underway
+from nearfar.download.model import Ending, Failure, HostNow, Job, Reason, Report, Saved, Underway
 from nearfar.download.producer import Producer
 from nearfar.download.transport import RequestSender
+from nearfar.download.watched import MOST_HOSTS, host_of
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
 LONGEST = 5.0
@@ -90,6 +91,7 @@ class ShareJobs:
         """`on_late` is called in each iteration after `deadline` (of `time.monotonic`), `tell` every
         `TOLD_EVERY` seconds, if something has changed."""
         self.underway: Callable[[], Underway] = Underway
+        self.report: Callable[[], Report] = Report
         self._tell = tell
         self._told = Underway()
         self._size = 0
@@ -119,7 +121,7 @@ class ShareJobs:
             self._on_late()
         if now >= self._due:
             self._due = now + TOLD_EVERY
-            size, files, waits_for = self.underway()
+            size, files, waits_for, _ = self.underway()
             # Ended jobs are in progress, too: the account learns of them from the report.
             underway = Underway(size + self._size, files + len(self.ended), waits_for)
             if underway != self._told:
@@ -245,6 +247,7 @@ class Pooled:
         self._stopping = self._called_back = False
         request_sender.on_event = job_source.on_event = self.wake
         job_source.underway = self._underway
+        job_source.report = self._report
 
     def wake(self) -> None:
         """Make `run` check its state now. From any thread or signal handler."""
@@ -277,6 +280,11 @@ class Pooled:
         elif not self._executor.engine.counts()["workers"]:
             waits_for = "worker"
         return Underway(size, min(files, sum(map(len, self._out.values()))), waits_for)
+
+    def _report(self) -> Report:
+        """The jobs of each host that workers have, for a dashboard."""
+        jobs = Counter(host_of(job.url) for share in self._out.values() for _, job in share)
+        return Report(tuple(HostNow(host, count, 0, 0.0) for host, count in jobs.most_common(MOST_HOSTS)))
 
     def _turn(self) -> bool:
         with suppress(Empty):

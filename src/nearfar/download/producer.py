@@ -29,12 +29,14 @@ from nearfar.download.model import (
     Job,
     Partial,
     Reason,
+    Report,
     Saved,
     Underway,
 )
 from nearfar.download.outgoing import BEAT, SLOW, Batcher, RequestQueue, Upload
 from nearfar.download.redact import redact_url
 from nearfar.download.transport import RequestSender
+from nearfar.download.watched import large_files, report
 
 Numbered = tuple[int, Job]
 
@@ -162,11 +164,9 @@ class TransferSink:
         self.paused = False
         self.came = 0
         """Bytes of the present attempt."""
-        self.length: int | None = None
-        """Announced length of the file in bytes."""
+        self.head: Head | None = None
         self._batcher = batcher
         self._on_end = on_end
-        self._head: Head | None = None
         self._parts: list[bytes] = []
         self._size = 0
         self._upload: Upload | None = None
@@ -182,6 +182,7 @@ class TransferSink:
         def opened(accepted: bool) -> None:
             if accepted:
                 self.came, self.length = partial.size, partial.length
+                self.head = Head(self.job.url, 200, None, partial.length, partial.etag, partial.modified)
             else:
                 self._upload = None
             start(self, partial if accepted else None)
@@ -193,7 +194,7 @@ class TransferSink:
         return self._upload.free_slots if self._upload else self._batcher.post.free_slots
 
     def begin(self, head: Head) -> None:
-        self._head = head
+        self.head = head
         self.length = head.length
         self._begun = self._clock()
 
@@ -213,8 +214,8 @@ class TransferSink:
         self._size += len(data)
         self._batcher.gathered += len(data)
         if not self._batcher.fits(self._size) or self._clock() - self._begun >= SLOW:
-            assert self._head is not None, "a fetcher begins before it brings bytes"
-            self._upload = self._batcher.upload(self.job, self._head, self._settle)
+            assert self.head is not None, "a fetcher begins before it brings bytes"
+            self._upload = self._batcher.upload(self.job, self.head, self._settle)
             for part in self._ungather():
                 self._upload.write(part)
 
@@ -244,10 +245,10 @@ class TransferSink:
         if self._upload is not None:
             self._upload.finish(body)
             return
-        assert self._head is not None, "a fetcher begins before it is done"
+        assert self.head is not None, "a fetcher begins before it is done"
         parts = self._ungather()
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._batcher.send(File(self.job, self._head, body, data), self._settle)
+        self._batcher.send(File(self.job, self.head, body, data), self._settle)
 
     def failed(self, failure: Failure) -> None:
         self.fetched = True
@@ -312,6 +313,7 @@ class Producer:
         """Since when there is no consumer; None if there was one, or the warning was logged."""
         request_sender.on_event = job_source.on_event = fetcher.wake
         job_source.underway = self.underway
+        job_source.report = self.report
 
     @property
     def on_way(self) -> int:
@@ -331,7 +333,13 @@ class Producer:
             waits_for = "host"
         else:
             waits_for = "consumer" if self._transfer_sinks or self._offers.pending else ""
-        return Underway(size, min(files, len(self._transfer_sinks)), waits_for)
+        large = large_files((each.job, each.head, each.came) for each in self._fetching)
+        return Underway(size, min(files, len(self._transfer_sinks)), waits_for, large)
+
+    def report(self) -> Report:
+        """What is under way, for a dashboard."""
+        sinks = self._transfer_sinks
+        return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def stop(self) -> None:
         """As `finish`, and drop the jobs that only wait for their host: they have no ending then."""

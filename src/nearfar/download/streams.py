@@ -6,9 +6,10 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from nearfar.download.messages import ChunkAck, Finish, Open, StreamChunk, StreamLost
-from nearfar.download.model import Failure, Reason, StoreError
+from nearfar.download.model import Failure, LargeFile, Reason, Report, StoreError
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
+from nearfar.download.watched import large_files, report
 
 FORGOTTEN = 900.0
 """Seconds without a message after which a stream counts as abandoned. A producer that is only slow receives
@@ -48,13 +49,26 @@ class Streams:
         drafts = [stream.draft for stream in self._streams.values()]
         return sum(min(1.0, each.size / each.head.length) for each in drafts if each.head.length)
 
+    @property
+    def large(self) -> tuple[LargeFile, ...]:
+        """The large files among them."""
+        drafts = (stream.draft for stream in self._streams.values())
+        return large_files((draft.job, draft.head, draft.size) for draft in drafts)
+
+    def report(self) -> Report:
+        """The files that are being received, for a dashboard."""
+        drafts = (stream.draft for stream in self._streams.values())
+        return report(None, ((draft.job, draft.head, draft.size) for draft in drafts))
+
     def silent(self, now: float) -> bool:
         """Whether the producer of any stream may be dead."""
         return any(now - stream.heard > SILENT for stream in self._streams.values())
 
-    def of(self, keys: Set[bytes]) -> list[str]:
-        """The streams of files with these keys (`Draft.key`) that another producer could continue."""
-        return [name for name, each in self._streams.items() if each.draft.key in keys and each.draft.keeps]
+    def of(self, files: Set[tuple[bytes, str | None]]) -> list[str]:
+        """The streams that another producer could continue, of files with these keys (`Draft.key`) and names
+        (`Job.name`)."""
+        drafts = {name: stream.draft for name, stream in self._streams.items()}
+        return [name for name, each in drafts.items() if each.keeps and (each.key, each.job.name) in files]
 
     def let_go_of(self, names: Iterable[str], now: float) -> None:
         """Release those of the streams whose producer is silent."""

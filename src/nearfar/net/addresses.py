@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from nearfar.errors import AddressError
+from nearfar.net.schemes import shown
 
 LONGEST_IPC_PATH = 107
 """Bytes: `sun_path` of unix(7), without the final zero."""
@@ -53,7 +54,9 @@ class Address:
             return cls(path=_ipc_path(text))
         match = _TCP.fullmatch(text)
         if match is None:
-            raise AddressError(f"cannot read the address {text!r}: expected tcp://host:port or ipc://path")
+            raise AddressError(
+                f"cannot read the address {shown(text)!r}: expected tcp://host:port or ipc://path"
+            )
         port = 0 if match["port"] == "*" else int(match["port"])
         if port > 65535:
             raise AddressError(f"cannot read the address {text!r}: a port is at most 65535")

@@ -292,7 +292,7 @@ def admit(address: Address, keys: str | os.PathLike[str] | None, *, insecure: bo
 
     Raises `AddressError` if other machines could reach it and neither option is given, and `KeysError`.
     """
-    access = _choose(keys, insecure)
+    access = choose(keys, insecure)
     check_guarded(address, access)
     if access.keys:
         read_pair(Path(access.keys), SERVER)
@@ -315,7 +315,7 @@ def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure:
 
     Raises `AddressError` if the service could not be authenticated, and `KeysError`.
     """
-    access = _choose(keys, insecure)
+    access = choose(keys, insecure)
     if access.keys:
         read_pair(Path(access.keys), CLIENT)
         read_server_key(Path(access.keys))
@@ -327,7 +327,8 @@ def approach(address: Address, keys: str | os.PathLike[str] | None, *, insecure:
     return access
 
 
-def _choose(keys: str | os.PathLike[str] | None, insecure: bool) -> Access:
+def choose(keys: str | os.PathLike[str] | None, insecure: bool) -> Access:
+    """The access that these options name, with `VARIABLE`; nothing is checked. Raises `KeysError`."""
     if keys is not None and insecure:
         raise KeysError("give keys, or say insecure: not both")
     if insecure:

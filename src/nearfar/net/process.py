@@ -60,6 +60,18 @@ def machine_id() -> str:
         return ""
 
 
+def resident(pid: int) -> int | None:
+    """The resident memory of a process of this machine, in bytes; None if it cannot be determined."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123, each worker is looked at each second
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
 class ProcessWatcher:
     """Watches processes through pidfds. A peer on another machine is not watched: silence shows its death."""
 

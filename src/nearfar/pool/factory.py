@@ -111,18 +111,45 @@ def connect_engine(
     keys: str | os.PathLike[str] | None = None,
     insecure: bool = False,
 ) -> Engine:
-    """An engine that is a client of the coordinator at `address`; `daemon` as in `Workers`.
+    """An engine for the pool at `address`, whose scheme chooses the engine; `daemon` as in `Workers`.
 
     Raises `AddressError`, `KeysError`.
     """
     Workers(initializer=initializer).check(least=1)
+    from nearfar.net import schemes
+
+    connect: Callable[..., Engine] = schemes.load(schemes.POOLS, address)
+    return connect(
+        address,
+        initializer,
+        tuple(initargs),
+        wait=wait,
+        daemon=daemon,
+        plain=plain,
+        keys=keys,
+        insecure=insecure,
+    )
+
+
+def connect_coordinator(
+    address: str,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    *,
+    wait: float,
+    daemon: bool,
+    plain: bool,
+    keys: str | os.PathLike[str] | None,
+    insecure: bool,
+) -> Engine:
+    """An engine that is a client of the coordinator at `address`, over ZeroMQ."""
     from nearfar.net.addresses import Address
     from nearfar.net.auth import approach
     from nearfar.pool.far_engine import FarEngine
 
     place = Address.parse_remote(address)
     access = approach(place, keys, insecure=insecure)
-    return FarEngine(place, access, initializer, tuple(initargs), wait=wait, daemon=daemon, plain=plain)
+    return FarEngine(place, access, initializer, initargs, wait=wait, daemon=daemon, plain=plain)
 
 
 def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -> Engine:

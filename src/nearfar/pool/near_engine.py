@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import CancelledError
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar.coordinator.scheduler import Scheduler
 from nearfar.coordinator.server import LocalWorkers
 from nearfar.coordinator.state import Client
-from nearfar.coordinator.status import counts, idle
+from nearfar.coordinator.status import counts, idle, snapshot
 from nearfar.coordinator.task import Task
 from nearfar.net.interrupts import safely
 from nearfar.net.process import new_name
@@ -34,6 +35,8 @@ from nearfar.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from nearfar.coordinator.server import CoordinatorServer
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import Status
     from nearfar.net.addresses import Address
     from nearfar.net.auth import Access
 
@@ -93,6 +96,7 @@ class NearEngine(BaseEngine):
         self._supervisor = self._local.supervisor
         self._processes = count
         self._server: CoordinatorServer | None = None
+        self._board: Board | None = None
         self._last_signal: int | None = None
         """The signal that ends its workers."""
         self._last_moment: float | None = None
@@ -125,6 +129,14 @@ class NearEngine(BaseEngine):
         ahead = now["given"] - now["running"]
         return now | {"waiting": now["waiting"] + ahead}
 
+    def show(self, board: Board) -> None:
+        """Publish the status on `board` from now on."""
+        from nearfar.coordinator.statistics import TaskStatistics
+
+        self._coordinator.book.statistics = TaskStatistics(time.time)
+        self._board = board
+        self._waker.wake()
+
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`. If the server has unread messages, the next step is due at once."""
         try:
@@ -136,6 +148,8 @@ class NearEngine(BaseEngine):
         deadline, other = self._coordinator.deadline(), self._supervisor.deadline()
         if deadline is None or (other is not None and other < deadline):
             deadline = other
+        if self._board is not None and (deadline is None or self._board.due < deadline):
+            deadline = self._board.due
         if self._server is None:
             return deadline
         if self._server.unread:  # its descriptor may not report them again
@@ -186,6 +200,25 @@ class NearEngine(BaseEngine):
             self._notices.look(no_workers(self.address) if alone else "", now)
             self._server.say(now)
             self._server.pending()
+        if self._board is not None:
+            self._board.look(partial(self._status, now), now)
+
+    def _status(self, now: float) -> Status:
+        self._local.measure()
+        book, workers = self._coordinator.book, self._coordinator.workers.values()
+        found = {
+            "workers": len(workers),
+            "running": sum(1 for worker in workers if worker.batches),
+            "waiting": len(self._client.waiting)
+            + len(self._inbox),  # cancelled ones too: there may be a million
+            "given": sum(worker.holds() for worker in workers),
+            "done": book.done,
+            "lost": book.lost,
+        }
+        if self._server is not None:
+            found = self._server.counts() | found
+        about: Status = {"address": self.address or "", "ready": bool(workers)}
+        return about | snapshot(self._coordinator, found, now)
 
     def _count(self) -> dict[str, int]:
         now = counts(self._coordinator)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent import futures
 from multiprocessing.context import BaseContext
-from typing import Any, NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 
 from nearfar.coordinator.task import Mode
 from nearfar.pool.engine import Engine, WeakBag, describe, hand_in
@@ -16,6 +17,9 @@ from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, InputFeed
 from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, cut, limits
 from nearfar.pool.progress import reporter
 from nearfar.pool.results import Applied, AsyncResult, Callback, Callbacks, MapResult, drop, obtain, paired
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.server import Dashboard
 
 __all__ = ["Pool"]
 
@@ -33,6 +37,7 @@ class Pool:
     a bar on a terminal, or a callback ``progress(done, total)``, called in any thread, one call at a time.
     """
 
+    _dashboard: Dashboard | None = None
     _state: str = TERMINATE  # until there is an engine: for `__del__` of a pool whose constructor failed
 
     def __init__(
@@ -51,6 +56,8 @@ class Pool:
         plain: bool = False,
         keys: str | os.PathLike[str] | None = None,
         insecure: bool = False,
+        dashboard: bool | str = False,
+        dashboard_token: str | os.PathLike[str] | None = None,
     ) -> None:
         """Start `processes` workers (None: one for each CPU).
 
@@ -65,6 +72,9 @@ class Pool:
         process may. `lease`: seconds of silence after which a remote worker counts as dead (None: 10).
         * `timeout`, `retries`: the default limits of calls, see `CallOptions`.
         * `plain`: send and read no pickle: only functions of modules, by name, and plain data.
+        * `dashboard`: serve a page, JSON and metrics at ``HOST:PORT`` until the pool ends; True:
+        ``127.0.0.1:8787``, or another port if that is in use (`dashboard_url`). `dashboard_token`: a file
+        with the token that a browser must show; needed beyond loopback.
 
         Raises `AddressError`, `KeysError`, and `ValueError` or `TypeError` for invalid arguments.
         """
@@ -79,6 +89,31 @@ class Pool:
             insecure=insecure,
         )
         self._begin(engine, timeout, retries)
+        if dashboard is not False:
+            try:
+                self._dashboard = self._show(dashboard, dashboard_token)
+            except BaseException:
+                self.terminate()
+                raise
+
+    def _show(self, where: bool | str, token: str | os.PathLike[str] | None) -> Dashboard:
+        # Only here: few pools have one.
+        from nearfar.dashboard.board import Board
+        from nearfar.dashboard.server import Dashboard
+        from nearfar.pool.near_engine import NearEngine
+
+        if not isinstance(self._engine, NearEngine):
+            raise ValueError("dashboard= is for a pool with workers of its own: the executor= may have one")
+        board = Board("pool")
+        made = Dashboard(board, where, token)
+        weakref.finalize(self, made.close)
+        self._engine.show(board)
+        return made
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Where a browser finds the dashboard; None if there is none."""
+        return None if self._dashboard is None else self._dashboard.url
 
     @classmethod
     def connect(
@@ -251,6 +286,8 @@ class Pool:
         for feed in self._reading.members():
             feed.stop()
         self._engine.terminate()
+        if self._dashboard is not None:
+            self._dashboard.close()
 
     def join(self) -> None:
         """Wait until the workers have ended. Raises `ValueError` before `close` or `terminate`.
@@ -263,6 +300,8 @@ class Pool:
             feed.read_all()
         self._engine.close()
         self._engine.join()
+        if self._dashboard is not None:
+            self._dashboard.close()
 
     def _apply(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ __all__ = [
     "Delivery",
     "Empty",
     "Promises",
+    "RemoteJoinableQueue",
+    "RemoteQueue",
     "ShutDown",
+    "Transport",
     "deadline_of",
     "left",
     "waits",
@@ -36,7 +40,7 @@ class Promises:
     """
 
     transport: str
-    """``"near"``, ``"ipc"`` or ``"tcp"``."""
+    """``"near"``, ``"ipc"``, ``"tcp"``, ``"redis"``, or another scheme of addresses."""
     bounded: bool = True
     """`maxsize` is exact, over all processes."""
     fifo: bool = True
@@ -53,6 +57,23 @@ class Promises:
     """Iteration ends by itself once every producer has left; otherwise the program must call `shutdown`."""
     dead_letters: bool = False
     """An item that keeps failing is stored with its history instead of being redelivered for ever."""
+    confirms_puts: bool = False
+    """What `put` has returned for survives the death of its producer, without a `flush`."""
+    durable: bool = False
+    """Items outlive all their processes, and a kill of the server that holds them: it writes them to disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """What is behind the scheme of an address: the entry points of ``nearfar.queues`` name such objects.
+
+    Both classes are called with ``(maxsize, address, **options)`` to make a queue, and have a class method
+    ``connect(address, *, keys, insecure, wait)`` for a queue that was made elsewhere. Either may raise
+    `AddressError` and `KeysError`.
+    """
+
+    queue: type[RemoteQueue]
+    joinable: type[RemoteJoinableQueue]
 
 
 class Delivery(abc.ABC):
@@ -283,6 +304,42 @@ class BaseJoinableQueue(BaseQueue):
     @abc.abstractmethod
     def join(self) -> None:
         """Wait until every item put has been marked as done."""
+
+
+class RemoteQueue(BaseQueue):
+    """A queue with an address, by which other programs use it as well."""
+
+    @property
+    @abc.abstractmethod
+    def address(self) -> str:
+        """The address at which other processes reach the queue, without a password."""
+
+    @classmethod
+    @abc.abstractmethod
+    def connect(
+        cls,
+        address: str,
+        *,
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        wait: float = 60.0,
+    ) -> Self:
+        """As `QueueFactory.connect`."""
+
+    @abc.abstractmethod
+    def counts(self) -> dict[str, int]:
+        """The figures of the queue, such as stored, settled, unsettled, size, bytes, dead, late."""
+
+    @abc.abstractmethod
+    def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
+        """The latest items given up after `max_attempts`: (item, attempts, the reason of each failure).
+
+        10,000 of them are kept, or 64 MiB; the oldest are dropped. `counts` counts them all.
+        """
+
+
+class RemoteJoinableQueue(RemoteQueue, BaseJoinableQueue):
+    """A `RemoteQueue` whose consumers mark each item as done."""
 
 
 def waits(block: bool, timeout: float | None) -> bool:

@@ -10,21 +10,34 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from multiprocessing import util
 from threading import get_ident
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nearfar.errors import Full, QueueLost, ShutDown
 from nearfar.net import process, validation
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.net.auth import Access, admit, approach
 from nearfar.net.interrupts import DeferredCall, safe, whose
-from nearfar.queues.base import BaseJoinableQueue, BaseQueue, BatchDelivery, Promises, waits
+from nearfar.queues.base import (
+    BatchDelivery,
+    Promises,
+    RemoteJoinableQueue,
+    RemoteQueue,
+    Transport,
+    waits,
+)
 from nearfar.queues.broker.ledger import Ledger
+from nearfar.queues.broker.records import DeadLetter
 from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.client import QueueClient
 from nearfar.queues.client.consumer import NOTHING, DeliveredChunk, DeliveredItem, Hand
 from nearfar.queues.client.producer import MANY, PutBuffer
 from nearfar.queues.client.takes import DELIVERY, FarDelivery, Runs, run_of
 from nearfar.serialization import item_codec
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import QueueStatus
+    from nearfar.dashboard.server import Dashboard
 
 _leaving: dict[QueueClient, util.Finalize] = {}
 """Clients of garbage-collected queues that have not said goodbye yet, and what waits for each at the exit of
@@ -74,7 +87,7 @@ MAX_UNSETTLED = 1 << 30
 """The default of `max_unsettled`, in bytes."""
 
 
-class FarQueue(BaseQueue):
+class FarQueue(RemoteQueue):
     """A queue over ZeroMQ. Creating one hosts it here; `connect` makes a client of it in any other process.
 
     ``tcp://host:*`` takes any free port; `address` has the result.
@@ -97,6 +110,9 @@ class FarQueue(BaseQueue):
       the iteration of a later client ends at once.
     * `lanes`: the ports that the additional sockets may use, such as ``"5600-5700"``.
     * `wait`: seconds that a call waits for a host that does not answer before it raises `QueueLost`.
+    * `dashboard`: serve a page, JSON and metrics at ``HOST:PORT`` while this process hosts the queue; True:
+      ``127.0.0.1:8787``, or another port if that is in use (`dashboard_url`). `dashboard_token`: a file with
+      the token that a browser must show; needed beyond loopback.
 
     An item is done when the thread that got it requests its next one, or when the queue is closed there, at
     the latest by the normal exit of the process. Until then it is redelivered if its consumer dies.
@@ -106,6 +122,7 @@ class FarQueue(BaseQueue):
     """
 
     _settles = True  # requesting the next item settles the one before
+    _dashboard: Dashboard | None = None
 
     def __init__(
         self,
@@ -122,6 +139,8 @@ class FarQueue(BaseQueue):
         keys: str | os.PathLike[str] | None = None,
         insecure: bool = False,
         wait: float = 60.0,
+        dashboard: bool | str = False,
+        dashboard_token: str | os.PathLike[str] | None = None,
     ) -> None:
         """Raises `AddressError`, `KeysError`, and `ValueError` for a lease out of range."""
         if not validation.lease(lease):
@@ -142,6 +161,12 @@ class FarQueue(BaseQueue):
         )
         ports = None if lanes is None else parse_ports(lanes)
         host = Broker(place, ledger, access, lease=lease, ports=ports)
+        if dashboard is not False:
+            try:
+                self._dashboard = _show(host, dashboard, dashboard_token)
+            except BaseException:
+                host.close(0)
+                raise
         self._set_up(host.address, access, wait)
         self._host: Broker | None = host
         # after the children, which may still use the queue, were joined
@@ -156,7 +181,6 @@ class FarQueue(BaseQueue):
         insecure: bool = False,
         wait: float = 60.0,
     ) -> Self:
-        """As `QueueFactory.connect`."""
         place = Address.parse_remote(address)
         return cls._reach(place, approach(place, keys, insecure=insecure), wait)
 
@@ -185,7 +209,6 @@ class FarQueue(BaseQueue):
 
     @property
     def address(self) -> str:
-        """The address at which other processes reach the queue."""
         return str(self._place)
 
     # -- the standard interface ------------------------------------------------------------------
@@ -362,20 +385,42 @@ class FarQueue(BaseQueue):
     # -- only for far queues ---------------------------------------------------------------------
 
     def dead_letters(self) -> list[tuple[Any, int, tuple[str, ...]]]:
-        """The latest items given up after `max_attempts`: (item, attempts, the reason of each failure).
-
-        The host keeps 10,000 of them, or 64 MiB, and drops the oldest; `counts` counts them all.
-        """
-        end = self._reached()
-        trusted = bool(end.facts["trusted"])
+        trusted = bool(self._reached().facts["trusted"])
         return [
-            (item, attempts, tuple(history))
-            for count, body, _, attempts, history in end.ask("dead letters")
-            for item in item_codec.decode(body, count, trusted=trusted)
+            (item, letter.attempts, letter.history)
+            for letter in self.encoded_dead_letters()
+            for item in item_codec.decode(letter.body, letter.count, trusted=trusted)
         ]
 
+    def encoded_dead_letters(self) -> list[DeadLetter]:
+        """As `dead_letters`, without reading the items, which may be pickles: each letter is of one or more
+        of a producer."""
+        return [
+            DeadLetter(count, body, producer, attempts, tuple(history))
+            for count, body, producer, attempts, history in self._reached().ask("dead letters")
+        ]
+
+    def requeue_dead_letters(self) -> int:
+        """Put the dead letters that the host keeps into the queue again, each with new attempts; returns how
+        many items that were. The bound does not apply to them, and their producers are not told of them."""
+        return int(self._reached().ask("requeue"))
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Where a browser finds the dashboard; None if there is none."""
+        return None if self._dashboard is None else self._dashboard.url
+
+    def show(self, board: Board, close: Callable[[], None] = lambda: None) -> None:
+        """In the process that hosts the queue: publish its status on `board` from now on, and call `close` at
+        the end of the hosting."""
+        if self._host is not None:
+            self._host.show(board, close)
+
+    def status(self) -> QueueStatus | None:
+        """The status of the queue for a dashboard; None in a process that does not host it."""
+        return None if self._host is None else self._host.status()
+
     def counts(self) -> dict[str, int]:
-        """The figures of the host's ledger, such as stored, settled, size, dead, late."""
         return dict(self._reached().ask("counts"))
 
     def stop_hosting(self) -> None:
@@ -486,7 +531,18 @@ class FarQueue(BaseQueue):
         self._set_up(self._place, self._access, self._wait)
 
 
-class FarJoinableQueue(FarQueue, BaseJoinableQueue):
+def _show(host: Broker, where: bool | str, token: str | os.PathLike[str] | None) -> Dashboard:
+    # Only here: few queues have one.
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.server import Dashboard
+
+    board = Board("queue", str(host.address))
+    made = Dashboard(board, where, token)
+    host.show(board, made.close)
+    return made
+
+
+class FarJoinableQueue(FarQueue, RemoteJoinableQueue):
     """A `FarQueue` whose items are done with `task_done`; a leaving consumer gives back the others."""
 
     _settles = False
@@ -497,3 +553,6 @@ class FarJoinableQueue(FarQueue, BaseJoinableQueue):
 
     def join(self) -> None:
         self._reached().puts.join_items()
+
+
+TRANSPORT = Transport(FarQueue, FarJoinableQueue)

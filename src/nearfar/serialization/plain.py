@@ -381,6 +381,16 @@ def load_error(blob: bytes | memoryview) -> BaseException:
     return ItemError("an error came that cannot be read")
 
 
+def text_of(blob: bytes | memoryview) -> str:
+    """The traceback, or the kind and message, in what `dump_error` dumped. Never raises."""
+    try:
+        words, _ = unpack(blob, ())
+        kind, message, text = map(str, words)
+    except (ItemError, Untrusted, ValueError, TypeError):
+        return "an error that cannot be read"
+    return text or f"{kind}: {message}"
+
+
 def _in_words(*words: str) -> bytes:
     return pack([_sendable(word) for word in words])[0]
 

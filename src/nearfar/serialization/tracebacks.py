@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import struct
 import sys
 import traceback
 import warnings
@@ -47,6 +48,40 @@ def with_traceback(error: BaseException, text: Any) -> BaseException:
         cause = RemoteTraceback(f'\n"""\n{text}"""')
         quietly(lambda: setattr(error, "__cause__", cause), None)
     return error
+
+
+_HEAD = struct.Struct("!?I")
+"""Before the pickle of an error: whether the text that follows is a traceback, and its bytes."""
+
+
+def prefixed(error: BaseException, traceback_text: str, blob: bytes) -> bytes:
+    """`blob` after the traceback of `error`; if that is empty, after its kind and message.
+
+    So what only reports errors, such as a coordinator's dashboard, reads no pickle (`text_of`).
+    """
+    text = (traceback_text or ": ".join(described(error))).encode(errors="surrogatepass")
+    return b"".join((_HEAD.pack(bool(traceback_text), len(text)), text, blob))
+
+
+def split(blob: bytes | memoryview) -> tuple[str, bytes | memoryview]:
+    """The traceback, or nothing, and the blob that `prefixed` got. Raises `ValueError` for anything else."""
+    if len(blob) < _HEAD.size:
+        raise ValueError("too short")
+    is_traceback, size = _HEAD.unpack_from(blob)
+    text, rest = blob[_HEAD.size : _HEAD.size + size], blob[_HEAD.size + size :]
+    if len(text) != size:
+        raise ValueError("cut off")
+    return bytes(text).decode(errors="surrogatepass") if is_traceback else "", rest
+
+
+def text_of(blob: bytes | memoryview, longest: int = 20_000) -> str:
+    """The text in front of an error, for a report; of a long one, the end. Never raises."""
+    try:
+        _, size = _HEAD.unpack_from(blob)
+    except struct.error:
+        return "an error that cannot be read"
+    text = blob[_HEAD.size : _HEAD.size + size]
+    return bytes(text[-longest:]).decode(errors="replace") or "an error without a text"
 
 
 def anew(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
 from nearfar.coordinator.connection import CoordinatorConnection
@@ -21,16 +21,24 @@ from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
 from nearfar.net.failures import PAUSE, LoopFailures
 from nearfar.net.memory import Trim
-from nearfar.net.process import Waker, about_me, new_name, new_session_stem
+from nearfar.net.process import Waker, about_me, new_name, new_session_stem, resident
 from nearfar.net.resources import CALLER, make_room
 from nearfar.net.sockets import FAILURES
 from nearfar.net.timers import DelayedWarning
-from nearfar.net.validation import LONGEST_NAME
+from nearfar.net.validation import LONGEST_NAME, shown
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 from nearfar.worker.handle import Answer
 from nearfar.worker.supervisor import Supervisor, WorkerListener
 
+if TYPE_CHECKING:
+    from nearfar.coordinator.statistics import TaskStatistics
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import Status
+
 log = logging.getLogger(__name__)
+
+MEMORY_EVERY = 5.0
+"""Seconds, at least, between two reports of how much memory the workers have."""
 
 GIVE_EVERY = 0.05
 """Seconds between two attempts to send a worker a batch for which there was no room."""
@@ -76,7 +84,7 @@ class Agent:
         """`max_bytes`: about how many bytes of answers this agent keeps for clients that do not take them (0:
         no bound). The coordinator enforces it: it assigns no tasks of such a client."""
         make_room(CALLER, "an agent")
-        host = socket.gethostname()[: LONGEST_NAME // 2]
+        host = self._host = socket.gethostname()[: LONGEST_NAME // 2]
         self.name = new_name()
         about = about_me() | {"host": host, "slots": processes, "quota": quota or 0, "bytes": max_bytes}
         self._address = address
@@ -105,6 +113,13 @@ class Agent:
         self._mishaps = LoopFailures(log, f"the agent {self.name}")
         self._condemned: set[str] = set()
         """Workers killed because the coordinator asked."""
+        self._memory_at = 0.0
+        """When to report the memory of the workers next."""
+        self._board: Board | None = None
+        self._statistics: TaskStatistics | None = None
+        self._running: dict[str, tuple[bytes, float]] = {}
+        """For the dashboard: the function that each worker was given last, and when it answered last."""
+        self._died = 0
         self._leaves = 0
         self._hopeless = ""
         self._ends: float | None = None
@@ -138,13 +153,24 @@ class Agent:
         self._leaves += 1
         self._waker.wake()
 
+    def show(self, board: Board) -> None:
+        """Publish the status on `board`. Call it before `run`."""
+        from nearfar.coordinator.statistics import TaskStatistics
+
+        self._statistics = TaskStatistics(time.time)
+        self._board = board
+
     # -- WorkerListener ----------------------------------------------------------------------------
 
     def came(self, name: str, pid: int) -> None:
         self._machine.came(name, pid, time.monotonic())
 
     def answered(self, name: str, answers: Sequence[Answer], spent: float) -> None:
-        self._machine.answered(name, list(map(tuple, answers)), spent, time.monotonic())
+        now = time.monotonic()
+        self._machine.answered(name, list(map(tuple, answers)), spent, now)
+        if self._statistics is not None:
+            self._statistics.answered(answers, spent)
+            self._running[name] = (self._running[name][0] if name in self._running else b"", now)
 
     def returned(self, name: str, batches: int) -> None:
         self._machine.returned(name, batches, time.monotonic())
@@ -154,11 +180,14 @@ class Agent:
         self._condemned.discard(name)
         if (late := self._late.pop(name, None)) is not None:
             unread += len(late.batches)
+        self._running.pop(name, None)
+        self._died += 1
         log.info("worker %s/%s %s%s", self.name, name, how, why)
         self._machine.died(name, how, unread, time.monotonic())
 
     def left(self, name: str) -> None:
-        """Nothing to do: the worker was removed when it was retired."""
+        """The worker was removed when it was retired."""
+        self._running.pop(name, None)
 
     def hopeless(self, reason: str) -> None:
         self._hopeless = reason
@@ -218,6 +247,8 @@ class Agent:
         """Send a worker a batch, or try again later if this machine has no room for it now."""
         _, mode, function, *_ = rows[0]  # the same for all rows, which the protocol has checked
         batch = (worker, client, function, mode, [row[3] for row in rows], [row[4] for row in rows])
+        if self._board is not None:
+            self._running[worker] = (function, time.monotonic())
         if worker not in self._late:
             try:
                 self._supervisor.give_tasks(*batch)
@@ -258,6 +289,8 @@ class Agent:
         due = self._look_at if self._supervisor_due is None else min(self._look_at, self._supervisor_due)
         if self._late:
             due = min(due, *(late.next for late in self._late.values()))
+        if self._board is not None:
+            due = min(due, self._board.due)
         timeout = max(0, int((due - now) * 1000) + 1)
         return [descriptor for descriptor, _ in self._poll.poll(timeout)]
 
@@ -290,6 +323,46 @@ class Agent:
             self._look(now, ready)
         elif said:
             self._act(now)
+        if self._board is not None:
+            self._board.look(lambda: self._status(now), now)
+
+    def _status(self, now: float) -> Status:
+        """The status for the dashboard."""
+        assert self._statistics is not None
+        found, done = self._machine.workers(), self._machine.done
+        pids = self._supervisor.pids()
+        joined = self._calling.stage is SessionStage.OPEN and not self._machine.away(now)
+        rows: Status = {"workers": []}
+        for name, ran, busy in found:
+            function, since = self._running.get(name, (b"", now))
+            runs = shown(function.decode(errors="replace")) or "a function sent by value"
+            rows["workers"].append(
+                {
+                    "name": name,
+                    "host": self._host,
+                    "pid": pids.get(name, 0),
+                    "tasks": ran,
+                    "runs": runs if busy else "",
+                    "seconds": now - since if busy else 0.0,
+                    "memory": resident(pids[name]) if name in pids else None,
+                }
+            )
+        return rows | {
+            "address": str(self._address),
+            "ready": joined,
+            "waits_for": "" if joined else "the coordinator",
+            "counts": {
+                "workers": len(found),
+                "running": sum(busy for _, _, busy in found),
+                "done": done,
+                "raised": self._statistics.raised,
+                "lost": self._died,
+                "stale": self._machine.stale,
+                "bytes": self._machine.kept_bytes,
+            },
+            "task_seconds": self._statistics.durations.status(),
+            "failures": self._statistics.failures.status(),
+        }
 
     def _look(self, now: float, ready: list[int]) -> None:
         """Checks that not every turn needs: the clock, `leave`, whether there is a coordinator."""
@@ -299,6 +372,10 @@ class Agent:
         if machine.stage is SessionStage.GREETING and self._descriptor not in ready:
             self._try(self._hear, now)  # a rejected handshake does not make the descriptor readable
         machine.tick(now)
+        if now >= self._memory_at:
+            self._memory_at = now + MEMORY_EVERY
+            sizes = {name: resident(pid) for name, pid in self._supervisor.pids().items()}
+            machine.memory({name: size for name, size in sizes.items() if size is not None}, now)
         if self._leaves or self._hopeless:
             self._supervisor.resize(0)
             machine.leave()

@@ -29,7 +29,7 @@ from nearfar.coordinator.client_session import (
     SessionStage,
 )
 from nearfar.coordinator.large_parts import AGENT, Row, shares, size_of, weight
-from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.messages import FORMS, MOST_NAMES, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.errors import ProtocolError
@@ -152,6 +152,8 @@ class AgentProtocol:
         self.kept: dict[str, dict[int, Row]] = {}
         """Answers by client and number, until the coordinator releases them."""
         self.kept_bytes = 0
+        self.done = 0
+        """Tasks answered, with those of workers that have ended."""
         self.largest = 0
         """The most bytes of an answer, from WELCOME; 0: any number."""
         self._leaving = self._said_leaving = self._said_bye = False
@@ -210,6 +212,7 @@ class AgentProtocol:
         if record is None:
             self.stale += len(rows)
             return
+        self.done += len(rows)
         fitted = rows
         if 0 < self.largest < weight(rows, ANSWERS_BLOB):  # all of them together
             fitted = [self._fitted(row) for row in rows]
@@ -241,6 +244,22 @@ class AgentProtocol:
         if record is not None:
             record.take_back(batches)
             self._say(now, PoolMessageType.RETURNED, record.wired, batches)
+
+    def workers(self) -> list[tuple[str, int, bool]]:
+        """Of each worker that lives: its name, how many tasks it answered, and whether it has some."""
+        return [
+            (record.name, record.ran, bool(record.batches))
+            for record in self._records.values()
+            if record.end is None
+        ]
+
+    def memory(self, sizes: dict[str, int], now: float) -> None:
+        """How much memory workers have, by name: tell the coordinator, if there is one."""
+        if self.stage is SessionStage.OPEN:
+            known = [record for record in self._records.values() if record.told and record.name in sizes]
+            rows = [(record.wired, sizes[record.name]) for record in known]
+            for start in range(0, len(rows), MOST_NAMES):
+                self._say(now, PoolMessageType.MEMORY, rows[start : start + MOST_NAMES])
 
     # -- from the network --------------------------------------------------------------------------
 

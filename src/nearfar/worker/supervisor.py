@@ -162,6 +162,10 @@ class Supervisor(PollSet):
             if slot not in taken and not self._hopeless:
                 self._start(slot)
 
+    def pids(self) -> dict[str, int]:
+        """The live processes by name."""
+        return {member.name: member.pid for member in self.members.values()}
+
     def resize(self, count: int) -> None:
         """Keep `count` processes from now on; the caller must retire the surplus."""
         self._count = count

@@ -28,6 +28,7 @@ import json, sys
 from nearfar.cli import producer
 
 class Told:
+    live = False
     def show(self, counts, now):
         print(json.dumps([counts.saved, counts.bytes, counts.underway, counts.waits_for]), file=sys.stderr)
         sys.stderr.flush()
@@ -35,7 +36,7 @@ class Told:
         pass
 
 if __name__ == "__main__":
-    producer.make_progress = lambda **options: Told()
+    producer.progress_of = lambda options: Told()
     sys.exit(producer.main(sys.argv[1:]))
 """
 """A producer whose progress is written down, a line for each time that it would be shown."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nearfar.download.account import Account, Ended, Summary
 from nearfar.download.consumer import Consumer
-from nearfar.download.model import Failure, Job, Underway
+from nearfar.download.model import Failure, Job, Report, Underway
 from nearfar.download.producer import Producer
 from nearfar.download.store.store import Store
 from tests.support.fetcher import FakeFetcher
@@ -21,6 +21,7 @@ class ListDesk:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.on_event: Callable[[], None] = lambda: None
         self.underway: Callable[[], Underway] = Underway
+        self.report: Callable[[], Report] = Report
         self.account = Account()
         self.failures: dict[str, Failure] = {}
         self._jobs = list(jobs)

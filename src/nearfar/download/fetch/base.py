@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from nearfar.download.model import Body, Failure, Head, Job, Partial, Reason
+from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason
 from nearfar.download.urls import one_line
+from nearfar.queues.limits import Claim, Grant
 
-__all__ = ["HEAD_AT_MOST", "Trouble", "from_curl", "from_status", "too_large_head", "unreadable"]
+__all__ = [
+    "HEAD_AT_MOST",
+    "HostLimits",
+    "Trouble",
+    "from_curl",
+    "from_status",
+    "too_large_head",
+    "unreadable",
+]
 
 
 class Sink(Protocol):
@@ -37,8 +47,36 @@ class Sink(Protocol):
         """The transfer failed. Bytes given before are void."""
 
 
+class HostLimits(Protocol):
+    """The way of one fetcher to the holder of limits that several processes share (`nearfar.queues.limits`).
+
+    Not thread-safe. Whoever receives for it wakes the fetcher.
+    """
+
+    def session(self) -> int:
+        """The number of the present session with the holder, from 1; 0 while there is none.
+
+        In each new session, the first claims to send are all that the fetcher has and wants.
+        """
+
+    def expired(self) -> bool:
+        """The lease has ended, because the holder was not heard: nothing that it granted counts any more."""
+
+    def receive(self) -> Sequence[Grant]:
+        """The grants that arrived in the present session since the last call. Never waits."""
+
+    def claim(self, session: int, claims: Sequence[Claim]) -> None:
+        """Send claims; they are dropped if `session` has ended meanwhile. Never waits."""
+
+    def due(self) -> float:
+        """When to call `receive` although nothing wakes the fetcher (`time.monotonic`)."""
+
+
 class Fetcher(Protocol):
     """Drives transfers; not thread-safe except `wake`."""
+
+    def share(self, limits: HostLimits) -> None:
+        """From now until `cancel` or `close`, share the limits per host with others. Call it before `add`."""
 
     def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
         """Start a transfer, or queue it behind a per-host limit or a parked host.
@@ -60,7 +98,8 @@ class Fetcher(Protocol):
         """Make a `poll` in another thread return now."""
 
     def cancel(self) -> None:
-        """Drop every transfer without calling its sink again."""
+        """Drop every transfer without calling its sink again. Ends sharing, and closes the connections that
+        count there; what hosts have asked for is remembered."""
 
     def give_back(self) -> list[Sink]:
         """Drop the transfers that have no request under way, and return their sinks. Not allowed inside
@@ -69,6 +108,9 @@ class Fetcher(Protocol):
     @property
     def has_capacity(self) -> bool:
         """True if more transfers could start: those that wait are limited by their hosts."""
+
+    def hosts(self) -> list[HostNow]:
+        """The hosts with transfers, or with a pause."""
 
     @property
     def in_flight(self) -> int:

@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from nearfar.download.fetch.base import Sink, Trouble
+from nearfar.download.fetch.base import HostLimits, Sink, Trouble
 from nearfar.download.fetch.curl_handle import ABORTED, Handle, pycurl
 from nearfar.download.fetch.headers import is_known
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.fetch.request import RequestFields
 from nearfar.download.fetch.schedule import Schedule
+from nearfar.download.fetch.shared_hosts import OwnLimits, SharedHosts
 from nearfar.download.fetch.transfer import ANSWERED, Step, Throttle, Transfer, backoff, park
-from nearfar.download.model import Job, Partial, Reason
+from nearfar.download.model import HostNow, Job, Partial, Reason
 from nearfar.download.urls import UrlError
 
 __all__ = ["CurlFetcher"]
@@ -33,6 +34,8 @@ LOOK = 0.1
 """Seconds after which fewer pieces are passed on."""
 WORTH_TELLING = 5.0
 """Lowest Retry-After, in seconds, that is logged."""
+
+LEASE_LOST = Trouble(Reason.CONNECT, "its permit was taken back", transient=True)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,12 @@ class CurlFetcher:
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
-        self._schedule: Schedule[Transfer] = Schedule(self._options.connections, self._options.per_host)
+        self._schedule: Schedule[Transfer] = Schedule(
+            self._options.connections, self._options.per_host, self._options.host_rate
+        )
+        self._shared: SharedHosts | None = None
+        if self._options.host_rate:
+            self.share(OwnLimits(clock))
         self._throttle = Throttle(self._options.rate, clock())
         self._refused: list[tuple[Sink, Trouble]] = []
         self._dropped: set[int] = set()
@@ -119,12 +127,24 @@ class CurlFetcher:
     def has_capacity(self) -> bool:
         return self._schedule.has_capacity
 
+    def hosts(self) -> list[HostNow]:
+        return [HostNow(*each) for each in self._schedule.hosts(self._clock())]
+
     def _break_off(self, handle: Handle) -> None:
         del self._active[handle.curl]
         self._over = deque(over for over in self._over if over[0] is not handle.curl)
         self._multi.remove_handle(handle.curl)
         self._schedule.release(handle.host)
         handle.close()
+
+    def share(self, limits: HostLimits) -> None:
+        self._stop_sharing()
+        self._shared = SharedHosts(self._schedule, limits)
+
+    def _stop_sharing(self) -> None:
+        if self._shared is not None:
+            self._shared.end()
+            self._shared = None
 
     def wake(self) -> None:
         # A full pipe wakes the reader as well; a closed one has no reader.
@@ -137,6 +157,8 @@ class CurlFetcher:
         if self._resumed:
             self._unpause()
         self._settle()
+        if self._shared is not None:
+            self._keep_to_limits(self._shared)
         self._start(self._clock())
         self._wait(timeout)
         if not self._throttle.wait(self._clock()):
@@ -157,6 +179,9 @@ class CurlFetcher:
         self._resumed.clear()
         self._dropped.clear()
         self._in_flight = 0
+        self._stop_sharing()
+        if self._options.host_rate:
+            self.share(OwnLimits(self._clock))
 
     def close(self) -> None:
         self.cancel()
@@ -192,6 +217,8 @@ class CurlFetcher:
                 self._schedule.release(host)
                 continue
             handle = self._idle.pop() if self._idle else Handle(self._options, self._throttle)
+            if transfer.fresh and self._shared is not None:
+                self._shared.close_idle(host, self._active.values(), coming=1)
             try:
                 handle.load(transfer, host)
             except Exception as error:
@@ -205,12 +232,26 @@ class CurlFetcher:
             self._active[handle.curl] = handle
             self._multi.add_handle(handle.curl)
 
+    def _keep_to_limits(self, shared: SharedHosts) -> None:
+        """Exchange claims and grants; break off the transfers whose permits were taken back."""
+        for host, count in shared.exchange(self._active.values(), self._clock()):
+            at_host = [handle for handle in self._active.values() if handle.host == host]
+            for handle in at_host[-count:]:
+                transfer = handle.transfer
+                assert transfer is not None
+                self._break_off(handle)
+                transfer.trouble = LEASE_LOST
+                transfer.again(counts=False)
+                self._schedule.add(transfer.url.host, transfer, first=True)
+
     def _wait(self, timeout: float) -> None:
         """Sleep until libcurl, the rate limit, the schedule or `wake` requires work."""
         now = self._clock()
         deadline = self._schedule.deadline()
         if deadline is not None:
             timeout = min(timeout, deadline - now)
+        if self._shared is not None:
+            timeout = min(timeout, self._shared.due() - now)
         readers, writers = list[int](), list[int]()
         pause = self._throttle.wait(now)
         if pause:
@@ -268,6 +309,8 @@ class CurlFetcher:
             if code or not handle.plain():
                 step = transfer.finish(handle.conclude(code, message))
         finally:
+            if self._shared is not None:
+                self._shared.ended(handle)
             self._multi.remove_handle(curl)
             self._idle.append(handle)
             trouble = transfer.trouble
@@ -288,7 +331,7 @@ class CurlFetcher:
             self._wait_for(host, transfer, now)
             return
         if trouble is not None and trouble.retry_after:
-            self._schedule.park(host, now + park(trouble, self._options))
+            self._schedule.park(host, now + park(trouble, self._options), now)
         if step is Step.FOLLOW:
             self._schedule.add(transfer.url.host, transfer, first=True)
         elif step is Step.RETRY:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from nearfar.download.fetch.base import HEAD_AT_MOST, Trouble, from_curl, too_large_head
@@ -14,7 +15,7 @@ from nearfar.download.fetch.request import exceptions_in_ascii, proxies_in_ascii
 from nearfar.download.fetch.transfer import Throttle, Transfer
 from nearfar.download.model import Reason
 
-__all__ = ["Handle", "configure", "pycurl"]
+__all__ = ["Handle", "configure", "pycurl", "shut_connection"]
 
 
 try:
@@ -78,6 +79,17 @@ def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
         curl.setopt(pycurl.CAPATH, paths.capath)
 
 
+def shut_connection(descriptor: int, port: int) -> None:
+    """End an idle connection of libcurl with this local port, which libcurl itself notices later.
+
+    Nothing happens if libcurl has closed it: the descriptor may be of another file by now.
+    """
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        name = connection.getsockname()
+        if isinstance(name, tuple) and name[1] == port:
+            connection.shutdown(socket.SHUT_RDWR)
+
+
 ABORT = -1
 ABORTED = 23
 """libcurl's code for a transfer that the callback ended."""
@@ -131,16 +143,19 @@ class Handle:
         self._proxies = (
             {} if options.no_private or options.proxy is not None else proxies_in_ascii(os.environ)
         )
-        self._sharing = False
-        self._fresh = False
-        self._secure = False
         self._answered = False
         self._taking = False
         self._barred: str | None = None
-        configure(self.curl, options)
+        self._configure()
+
+    def _configure(self) -> None:
+        """Set what all transfers have in common, on a new handle or one that was reset."""
+        self._sharing = self._fresh = self._secure = self._certified = False
+        self._fields = None
+        configure(self.curl, self._options)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append if HEADS_BOUNDED else self._gather)
         self.curl.setopt(pycurl.WRITEFUNCTION, self.pieces.append)
-        if options.no_private:
+        if self._options.no_private:
             self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open)
 
     def load(self, transfer: Transfer, host: str) -> None:
@@ -151,6 +166,10 @@ class Handle:
         self._barred = None
         self.pieces.clear()
         self._lines.clear()
+        if self._certified and not transfer.own_origin:
+            # The certificate is for the origin of the listed URL; pycurl cannot unset it alone.
+            self.curl.reset()
+            self._configure()
         url = transfer.url
         self.curl.setopt(pycurl.URL, url.text)
         shared = self._http == "h2c" or (self._http == "auto" and url.scheme == "https")
@@ -162,6 +181,10 @@ class Handle:
         if not self._secure and url.scheme == "https":
             configure_tls(self.curl, self._options)
             self._secure = True
+        if (cert := self._options.cert_file) is not None and transfer.own_origin and not self._certified:
+            self.curl.setopt(pycurl.SSLCERT, str(cert))
+            self.curl.setopt(pycurl.SSLKEY, str(self._options.key_file or cert))
+            self._certified = True
         if self._proxies:
             self.curl.setopt(pycurl.PROXY, self._proxies[url.scheme])
         fields = transfer.request()
@@ -219,6 +242,18 @@ class Handle:
         if code in HEAD_ERRORS and sum(map(len, self._lines)) > HEAD_AT_MOST:
             return too_large_head()
         return from_curl(code, message, self._answered, reused=not self.curl.getinfo(pycurl.NUM_CONNECTS))
+
+    def local_port(self) -> int:
+        """The local port of the present connection, or of the last one."""
+        return int(self.curl.getinfo(pycurl.LOCAL_PORT))
+
+    def opened(self) -> tuple[int, int] | None:
+        """The local port and the descriptor of the connection that the request has opened; None if it used
+        an open one, or has closed it. Call it before the handle is removed."""
+        if not self.curl.getinfo(pycurl.NUM_CONNECTS):
+            return None
+        port, descriptor = self.local_port(), int(self.curl.getinfo(pycurl.LASTSOCKET))
+        return (port, descriptor) if port > 0 and descriptor >= 0 else None
 
     def pause(self) -> None:
         """Pause receiving. The transfer must not be over."""

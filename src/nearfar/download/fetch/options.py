@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from nearfar import __version__
+from nearfar.download.fetch.credentials import GivenCookie, Login
 from nearfar.download.patterns import compile_lazily
 
 __all__ = ["FetchOptions"]
@@ -29,7 +30,10 @@ class _FetchOptions(NamedTuple):
     connections: int = 64
     """Transfers at a time, over all hosts (1 to 500)."""
     per_host: int = 16
-    """Transfers at a time to one host and port; over HTTP/2 they share one connection."""
+    """Transfers at a time to one host and port; over HTTP/2 they share one connection. Of all processes
+    together, if the fetcher shares its limits (`Fetcher.share`)."""
+    host_rate: float | None = None
+    """Requests per second to one host and port, likewise; None: no limit."""
 
     connect_timeout: float = 20.0
     """Seconds for name lookup, connection and TLS handshake together."""
@@ -82,6 +86,15 @@ class _FetchOptions(NamedTuple):
     """The proxy of every request, as a URL; empty: none; None: what the environment says."""
     http: Literal["auto", "1.1", "h2c"] = "auto"
     """``auto``: HTTP/2 where TLS negotiates it, else 1.1; ``h2c``: HTTP/2 at once, even without TLS."""
+    logins: tuple[Login, ...] = ()
+    """User names and passwords by host, for URLs without their own. The one without a host is for the listed
+    URL's origin only, and not after a redirect."""
+    cookies: tuple[GivenCookie, ...] = ()
+    """Cookies sent to the hosts that they are for, also after a redirect."""
+    cert_file: Path | None = None
+    """PEM file of a client certificate, and its key unless `key_file` has it, for the origin of the listed
+    URL only."""
+    key_file: Path | None = None
     ca_file: Path | None = None
     """PEM file of the certificate authorities to trust; None: the system's."""
     insecure: bool = False
@@ -101,8 +114,8 @@ class FetchOptions(_FetchOptions):
         return self
 
     def __repr__(self) -> str:
-        """Without `headers` and `proxy`, which may hold secrets."""
-        return _FetchOptions.__repr__(self._replace(headers=(), proxy=None))
+        """Without the fields that may hold secrets."""
+        return _FetchOptions.__repr__(self._replace(headers=(), proxy=None, logins=(), cookies=()))
 
     @property
     def least_speed(self) -> int:
@@ -124,7 +137,7 @@ class FetchOptions(_FetchOptions):
         _within("buffer_size", self.buffer_size, 1024, 10 * 1024 * 1024)
         for name in ("connect_timeout", "backoff", "backoff_cap"):
             _positive(name, getattr(self, name))
-        for name in ("total_timeout", "rate"):
+        for name in ("total_timeout", "rate", "host_rate"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
         if self.max_size is not None:
@@ -138,6 +151,8 @@ class FetchOptions(_FetchOptions):
             raise ValueError("proxy: not a URL")
         if self.proxy and self.no_private:
             raise ValueError("a proxy and no_private exclude each other: a proxy would connect on its own")
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("a key needs its certificate: --cert FILE")
         for name, value in (*self.headers, ("User-Agent", self.user_agent)):
             _check_field(name, value)
 

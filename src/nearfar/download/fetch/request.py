@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
 
 from nearfar.download.fetch.content import ACCEPTED
+from nearfar.download.fetch.credentials import GivenCookie
 from nearfar.download.fetch.headers import http_date
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.patterns import compile_lazily
 from nearfar.download.urls import Url, UrlError, ascii_host
 
 __all__ = [
+    "CookieJar",
     "Cookies",
     "RequestFields",
     "exceptions_in_ascii",
@@ -37,6 +38,10 @@ class RequestFields:
     """A user's fields as header lines; built once, shared by all requests without fields of their own."""
 
     def __init__(self, options: FetchOptions) -> None:
+        self.jar = CookieJar(options.cookies)
+        self.cookies = Cookies(self.jar)
+        """Of a request without received ones."""
+        self._logins = {login.host: (login.user, login.password) for login in options.logins}
         self.plain = not (options.expect or options.decode or options.digest or options.rate)
         """No option requires more of a response than completeness."""
         named = {name.lower() for name, _ in options.headers}
@@ -49,6 +54,15 @@ class RequestFields:
         """For the origin of the given URL."""
         self.foreign = [_line(name, value) for name, value in fields if name.lower() in HARMLESS]
         """For an origin reached by a redirect."""
+        self._own_login = "authorization" in named
+
+    def login(self, url: Url, *, own_origin: bool) -> tuple[str, str] | None:
+        """The user name and password for `url`. `own_origin`: it has the origin of the listed URL, where a
+        user's own Authorization field comes first."""
+        if not self._logins or (own_origin and self._own_login):
+            return None
+        found = self._logins.get(_host_of(url).strip("[]"))
+        return self._logins.get("") if found is None and own_origin else found
 
 
 def with_userinfo(lines: list[bytes], userinfo: tuple[str, str]) -> list[bytes]:
@@ -87,27 +101,44 @@ NUMBER = compile_lazily(r"-?[0-9]{1,18}")
 ADDRESS = compile_lazily(r"\[.*\]|[0-9.]+")
 
 
-class _Cookie(NamedTuple):
-    name: str
-    value: str
-    domain: str
-    host_only: bool
-    path: str
-    secure: bool
+def _fits(cookie: GivenCookie, url: Url, host: str, path: str) -> bool:
+    if cookie.secure and url.scheme != "https":
+        return False
+    if host != cookie.domain and (cookie.host_only or not host.endswith(f".{cookie.domain}")):
+        return False
+    return path == cookie.path or path.startswith(
+        cookie.path if cookie.path.endswith("/") else f"{cookie.path}/"
+    )
 
-    def fits(self, url: Url, host: str, path: str) -> bool:
-        if self.secure and url.scheme != "https":
-            return False
-        if host != self.domain and (self.host_only or not host.endswith(f".{self.domain}")):
-            return False
-        return path == self.path or path.startswith(self.path if self.path.endswith("/") else f"{self.path}/")
+
+class CookieJar:
+    """The cookies that a user has given, by domain."""
+
+    def __init__(self, cookies: Iterable[GivenCookie] = ()) -> None:
+        self._by_domain: dict[str, list[GivenCookie]] = {}
+        for cookie in cookies:
+            self._by_domain.setdefault(cookie.domain, []).append(cookie)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_domain)
+
+    def of(self, host: str) -> Iterator[GivenCookie]:
+        """Those for `host` or a domain above it."""
+        if not self._by_domain:
+            return
+        yield from self._by_domain.get(host, ())
+        if not ADDRESS.fullmatch(host):
+            while host := host.partition(".")[2]:
+                yield from self._by_domain.get(host, ())
 
 
 class Cookies:
-    """The cookies received in one redirect chain."""
+    """The cookies received in one redirect chain, and those of `jar`, which they replace."""
 
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, str, str], _Cookie] = {}
+    def __init__(self, jar: CookieJar | None = None) -> None:
+        self._jar = jar or CookieJar()
+        self._kept: dict[tuple[str, str, str], GivenCookie | None] = {}
+        """By name, domain and path; None for one that the server has dropped."""
 
     def take(self, values: list[str], url: Url, now: float) -> None:
         """Store the Set-Cookie fields of the response from `url`. `now`: seconds since the epoch."""
@@ -116,10 +147,12 @@ class Cookies:
 
     def field(self, url: Url) -> str | None:
         """The value of the Cookie field for a request to `url`; None for none."""
-        if not self._kept:
+        if not self._kept and not self._jar:
             return None
         host, path = _host_of(url), url.split()[1]
-        fitting = [cookie for cookie in self._kept.values() if cookie.fits(url, host, path)]
+        given = (each for each in self._jar.of(host) if (each.name, each.domain, each.path) not in self._kept)
+        kept = (each for each in self._kept.values() if each is not None)
+        fitting = [cookie for cookie in (*given, *kept) if _fits(cookie, url, host, path)]
         # Longer paths first; the sort is stable, so earlier cookies stay first (5.4).
         fitting.sort(key=lambda cookie: -len(cookie.path))
         said, size = [], 0
@@ -153,8 +186,9 @@ class Cookies:
             return
         key = (name, domain or host, path)
         self._kept.pop(key, None)
-        if not _over(told, now) and len(self._kept) < MOST:
-            self._kept[key] = _Cookie(name, value, domain or host, not domain, path, secure)
+        if len(self._kept) < MOST:
+            cookie = GivenCookie(name, value, domain or host, not domain, path, secure)
+            self._kept[key] = None if _over(told, now) else cookie
 
 
 def _attributes(text: str) -> dict[str, str]:

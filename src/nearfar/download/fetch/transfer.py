@@ -221,12 +221,19 @@ class Transfer:
         self._fields = fields
         self._userinfo = url.userinfo
 
+    @property
+    def own_origin(self) -> bool:
+        """Whether the next request goes to the origin of the job's URL, and every one before did."""
+        return self._own_origin
+
     def request(self) -> list[bytes]:
         """The header lines to send to `url`; the same list object if nothing is special."""
         lines = self._fields.own if self._own_origin else self._fields.foreign
-        if self._userinfo is not None:
-            lines = with_userinfo(lines, self._userinfo)
-        if self._cookies is not None and (cookie := self._cookies.field(self.url)):
+        login = self._userinfo or self._fields.login(self.url, own_origin=self._own_origin)
+        if login is not None:
+            lines = with_userinfo(lines, login)
+        cookies = self._cookies or self._fields.cookies
+        if cookie := cookies.field(self.url):
             lines = with_cookie(lines, cookie)
         if self._partial is not None and self._partial.comes_from(self.url.text):
             self._take_up(self._partial)
@@ -595,7 +602,7 @@ class Transfer:
 
     def _go_to(self, target: Url, answer: Answer, now: float) -> None:
         if "set-cookie" in answer.fields:
-            self._cookies = self._cookies or Cookies()
+            self._cookies = self._cookies or Cookies(self._fields.jar)
             self._cookies.take(answer.every("set-cookie"), self.url, now)
         if target.origin != self.url.origin:
             self._userinfo = None

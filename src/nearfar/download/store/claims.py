@@ -163,21 +163,8 @@ class Claims:
             return None
 
     def holds(self, entry: ManifestEntry, checksum: Checksum | None) -> bool:
-        """Whether the file exists, is unchanged since it was saved, and matches `checksum`.
-
-        With a checksum all of it is read; without, only if it was modified since it was saved.
-        """
-        try:
-            found = regular(entry.parts[-1], self._folders.at(entry.parts[:-1]))
-            if found is None or found.st_size != entry.size:
-                return False
-            if checksum is None:
-                return found.st_mtime <= entry.time or self.same(entry)
-            if checksum.algorithm == "sha256" and checksum.digest != entry.sha256:
-                return False
-            return checksum.digest == self.digest(entry, checksum.algorithm)
-        except (OSError, StoreError):
-            return False
+        """As the function `holds`."""
+        return holds(self._folders, entry, checksum)
 
     def same(self, entry: ManifestEntry) -> bool:
         """Whether the file exists and has the digest in `entry`. Reads all of it."""
@@ -186,6 +173,26 @@ class Claims:
     def digest(self, entry: ManifestEntry, algorithm: str) -> str:
         """The digest of the file with the name of `entry`, lower-case hex."""
         return digest(entry.parts[-1], self._folders.at(entry.parts[:-1]), algorithm)
+
+
+def holds(folders: Folders, entry: ManifestEntry, checksum: Checksum | None) -> bool:
+    """Whether the file exists, is unchanged since it was saved, and matches `checksum`.
+
+    With a checksum all of it is read; without, only if it was modified since it was saved.
+    """
+    name = entry.parts[-1]
+    try:
+        folder = folders.at(entry.parts[:-1])
+        found = regular(name, folder)
+        if found is None or found.st_size != entry.size:
+            return False
+        if checksum is None:
+            return found.st_mtime <= entry.time or digest(name, folder, "sha256") == entry.sha256
+        if checksum.algorithm == "sha256" and checksum.digest != entry.sha256:
+            return False
+        return checksum.digest == digest(name, folder, checksum.algorithm)
+    except (OSError, StoreError):
+        return False
 
 
 def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> ManifestEntry:

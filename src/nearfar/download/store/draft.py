@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 
+from nearfar.download.fetch.headers import http_date
 from nearfar.download.model import Body, Head, Job, Reason, StoreError, disk, source_of
 from nearfar.download.redact import written
 from nearfar.download.store.digest import Digest
@@ -30,7 +31,7 @@ class Draft:
     """
 
     __slots__ = (
-        *("__weakref__", "_digest", "_due", "_flushed", "_folders", "_partials", "_recording"),
+        *("__weakref__", "_digest", "_due", "_flushed", "_folders", "_latest", "_partials", "_recording"),
         *("_source", "_unsettled", "body", "descriptor", "folder", "head", "job", "key", "label", "parts"),
         *("recorded", "sha256", "size", "synced", "temporary", "tried"),
     )
@@ -45,12 +46,16 @@ class Draft:
         unsettled: set[Draft],
         partials: Partials | None = None,
         resumption: Resumption | None = None,
+        *,
+        latest: float | None = None,
     ) -> None:
         """`key` is the manifest's key of the job's URL; `unsettled` contains the draft until it is committed
         or discarded. Raises `StoreError`.
 
         `partials`: where the progress of a file is recorded that another transfer may continue.
-        `resumption`: an intact partial file to continue, instead of a new one.
+        `resumption`: an intact partial file to continue, instead of a new one. `latest`: give
+        the file the time of its last modification that the server names, unless it is after this one (seconds
+        since the epoch).
         """
         self.job = job
         self.head = head
@@ -75,6 +80,7 @@ class Draft:
         self.recorded: str | None = None
         """Its name among the partial files, if it has a row there."""
         self._folders = folders
+        self._latest = latest
         self._partials = partials
         self._unsettled = unsettled
         self._recording = False
@@ -173,6 +179,7 @@ class Draft:
             final_url=written(head.url),
             type=None if head.type is None else readable(head.type),
             etag=None if head.etag is None else readable(head.etag),
+            modified=None if head.modified is None else readable(head.modified),
             length=head.length,
             validator=head.validator,
             source=self._source,
@@ -213,6 +220,11 @@ class Draft:
             raise StoreError(Reason.CHECKSUM, f"{self.label}: the bytes are not those that were sent")
         if body.checks is not None:
             self._check(body.checks)
+        if self._latest is not None and self.descriptor is not None:
+            modified = http_date(self.head.modified)
+            if modified is not None and modified <= self._latest:
+                with contextlib.suppress(OSError, OverflowError):  # not every file system knows every time
+                    os.utime(self.descriptor, (self._latest, modified))
         self.body = body
 
     def _check(self, checks: str) -> None:

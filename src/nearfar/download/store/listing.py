@@ -8,10 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from nearfar.download.model import Reason, Saved, StoreError, disk
+from nearfar.download.model import Job, Reason, Saved, StoreError, disk
 from nearfar.download.store import manifest
+from nearfar.download.store.claims import holds
 from nearfar.download.store.folders import Folders, digest, size
-from nearfar.download.store.manifest import FILE, check_version, read_partials, read_rows, refuse_strangers
+from nearfar.download.store.manifest import (
+    FILE,
+    ManifestEntry,
+    check_version,
+    key_of,
+    read_by_key,
+    read_partials,
+    read_rows,
+    refuse_strangers,
+)
+from nearfar.download.store.names import asked, fold
 from nearfar.download.store.partials import PartialRow
 
 
@@ -37,6 +48,7 @@ class Listing:
             db = sqlite3.connect(_address(directory), uri=True, isolation_level=None)
             self._db = stack.enter_context(contextlib.closing(db))
             check_version(self._db)
+            self._salt = str(self._db.execute("SELECT id FROM store").fetchone()[0])
             self._open = stack.pop_all()
 
     def rows(self) -> Iterator[Saved]:
@@ -73,6 +85,23 @@ class Listing:
             return None if size(name, folder) is None else digest(name, folder, "sha256")
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def key(self, url: str) -> bytes:
+        """The manifest's key of `url`."""
+        return key_of(url, self._salt)
+
+    def find(self, job: Job) -> Saved | None:
+        """The file of `job` that is saved and still there, as `Store.known` finds it. Raises `StoreError`."""
+        with self._translated():
+            entries = read_by_key(self._db, self.key(job.url))
+            return next((entry.saved for entry in entries if self._fits(job, entry)), None)
+
+    def _fits(self, job: Job, entry: ManifestEntry) -> bool:
+        try:
+            named = job.name is None or fold("/".join(asked(job.name))) == entry.fold
+        except StoreError:
+            return False
+        return named and holds(self._folders, entry, job.checksum)
 
     def refuse_to_be(self, path: Path) -> None:
         """Raise `StoreError` where an output to `path` would replace the manifest."""

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -41,15 +41,15 @@ _SCHEMA = f"""
     CREATE TABLE IF NOT EXISTS intents ({_COLUMNS}, owner TEXT NOT NULL, PRIMARY KEY (fold)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS partials (file TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL,
         key BLOB NOT NULL, named INTEGER NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
-        final_url TEXT NOT NULL, type TEXT, etag TEXT, length INTEGER, validator TEXT NOT NULL,
+        final_url TEXT NOT NULL, type TEXT, etag TEXT, modified TEXT, length INTEGER, validator TEXT NOT NULL,
         source TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, synced INTEGER NOT NULL,
         synced_sha256 TEXT NOT NULL, boot TEXT NOT NULL, time REAL NOT NULL,
         wanted INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS partials_by_key ON partials (key)
 """
 PARTIAL_FIELDS = (
-    *("file", "owner", "key", "named", "name", "url", "final_url", "type", "etag", "length"),
-    *("validator", "source", "size", "sha256", "synced", "synced_sha256", "boot", "time"),
+    *("file", "owner", "key", "named", "name", "url", "final_url", "type", "etag", "modified"),
+    *("length", "validator", "source", "size", "sha256", "synced", "synced_sha256", "boot", "time"),
 )
 """The columns of a partial file, see `partials.PartialRow`. A manifest of an earlier nearfar gets the table
 when it is opened; an earlier nearfar ignores it, and removes the partial files."""
@@ -108,7 +108,7 @@ class Manifest:
             with self.transaction():
                 self.id = self._prepare()
             # Computed when a job is offered, and again when its file arrives.
-            self.key = lru_cache(maxsize=4096)(self._key)
+            self.key = lru_cache(maxsize=4096)(partial(key_of, salt=self.id))
         except BaseException:
             self._db.close()
             raise
@@ -121,18 +121,6 @@ class Manifest:
             self._db.execute("INSERT INTO store VALUES (?)", (os.urandom(16).hex(),))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         return str(self._db.execute("SELECT id FROM store").fetchone()[0])
-
-    def _key(self, url: str) -> bytes:
-        """The key of the resource that `url` names: a hash of its URL without passwords.
-
-        If the URL holds secrets, the hash is salted per directory: no precomputed table finds them, and two
-        directories cannot be compared.
-        """
-        url = resource(url)
-        if written(url) == url:
-            return hashlib.sha256(url.encode()).digest()
-        said = identity(url).encode(errors="surrogateescape")
-        return hashlib.blake2b(said, digest_size=32, key=self.id.encode()).digest()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -296,6 +284,25 @@ class Manifest:
 
     def close(self) -> None:
         self._db.close()
+
+
+def read_by_key(db: sqlite3.Connection, key: bytes) -> list[ManifestEntry]:
+    """The files saved from one URL, oldest first."""
+    found = db.execute(f"SELECT {_FIELDS} FROM files WHERE key = ? ORDER BY number", (key,))
+    return list(map(ManifestEntry._make, found))
+
+
+def key_of(url: str, salt: str) -> bytes:
+    """The key of the resource that `url` names: a hash of its URL without passwords.
+
+    If the URL holds secrets, the hash is salted with the directory's id: no precomputed table finds them, and
+    two directories cannot be compared.
+    """
+    url = resource(url)
+    if written(url) == url:
+        return hashlib.sha256(url.encode()).digest()
+    said = identity(url).encode(errors="surrogateescape")
+    return hashlib.blake2b(said, digest_size=32, key=salt.encode()).digest()
 
 
 def check_version(db: sqlite3.Connection) -> int:

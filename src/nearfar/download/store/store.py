@@ -47,14 +47,18 @@ class Store:
         directory: Path,
         *,
         overwrite: bool = False,
+        remote_time: bool = False,
         clock: Callable[[], float] = time.time,
         step: Callable[[Step], None] = lambda step: None,
     ) -> None:
         """Open `directory`, creating it if necessary. `overwrite`: files of other programs may be replaced.
+        `remote_time`: files get the time of their last modification, where the server names it.
 
         `step` is called after each step of a commit. Raises `StoreError`.
         """
         self._drafts: set[Draft] = set()
+        self._remote_time = remote_time
+        self._clock = clock
         self._room = DraftLimit()
         with contextlib.ExitStack() as stack, _translated(str(directory)):
             self._folders = stack.enter_context(contextlib.closing(Folders(directory)))
@@ -154,7 +158,7 @@ class Store:
         is removed then. Raises `StoreError`."""
         self._partials.end(resumption)
         row = resumption.row
-        head = Head(row.final_url, 200, row.type, row.length, row.etag, validator=row.validator)
+        head = Head(row.final_url, 200, row.type, row.length, row.etag, row.modified, validator=row.validator)
         draft = self._draft(job, head, resumption)
         if resumption.intact:
             return draft
@@ -175,8 +179,11 @@ class Store:
         return self._draft(job, head)
 
     def _draft(self, job: Job, head: Head, resumption: Resumption | None = None) -> Draft:
+        latest = self._clock() if self._remote_time else None
         key, partials = self._manifest.key(job.url), None if head.validator is None else self._partials
-        return Draft(job, head, key, self._folders, self._owner, self._drafts, partials, resumption)
+        return Draft(
+            job, head, key, self._folders, self._owner, self._drafts, partials, resumption, latest=latest
+        )
 
     def put(self, job: Job, head: Head, body: Body, data: bytes | memoryview) -> Draft:
         """`open`, write all of `data`, and finish: for a body in one piece."""

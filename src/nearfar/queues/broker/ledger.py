@@ -145,6 +145,8 @@ class ProducerRegistry:
         return replaced
 
 
+NO_PRODUCER = ""
+"""Stands for the producer of an item that was a dead letter."""
 UNBOUNDED = 1 << 62
 """Bytes: more than there ever are."""
 
@@ -179,6 +181,8 @@ class Ledger:
         self.lent = Budget(max_unsettled or UNBOUNDED)
         """Bytes that consumers have, by consumer name."""
         self.stored = self.settled = self.died = self.dropped = self.undeliverable = self.late = 0
+        self.redelivered = 0
+        """Items that wait for another attempt, or had one, after their consumer failed."""
         self.waiting = ReadyList()
         """Items that any consumer may have."""
         self._addressed: dict[str, ReadyList] = {}
@@ -201,6 +205,28 @@ class Ledger:
     def unsettled(self) -> int:
         """Items stored and not settled, dead, dropped or undeliverable yet."""
         return self.stored - self.settled - self.died - self.dropped - self.undeliverable
+
+    def oldest(self) -> int | None:
+        """The order (from 1) of the oldest item that is not settled; None if there is none. Of each consumer,
+        only the item that it has had for the longest time is compared."""
+        lists = [each.oldest for each in (self.waiting, *self._addressed.values()) if each]
+        lists += [first for each in self.consumers.values() if (first := each.leases.oldest) is not None]
+        return min(lists, default=None)
+
+    def requeue_dead(self) -> int:
+        """Store every dead letter that is kept again, as a new item of no producer; returns their number.
+
+        They may exceed the bound, like items that were given back. Nothing is reported to their producers,
+        which were told that they are dead.
+        """
+        letters = list(self.dead)
+        self.dead.clear()
+        self.dead_bytes = 0
+        for letter in letters:
+            run = ItemRange(NO_PRODUCER, 1, letter.count, letter.body, self.stored + 1)
+            self.stored += letter.count
+            self._shelve(run)
+        return sum(letter.count for letter in letters)
 
     # -- producers -------------------------------------------------------------------------------
 
@@ -414,6 +440,7 @@ class Ledger:
         run.history = (*run.history, why)[-20:]
         run.strikes += guilty
         if run.strikes < self.max_attempts:
+            self.redelivered += run.count
             self._shelve(run)
             return
         self.died += run.count

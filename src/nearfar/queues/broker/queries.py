@@ -149,6 +149,10 @@ class Queries:
                 self._shut_down(peer, ask, argument is True, now)
             case "dead letters":
                 self._tell_letters(peer, ask, now)
+            case "requeue":
+                count = self._ledger.requeue_dead()
+                self._died_when_read = self._ledger.died
+                peer_table.answer(peer, ask, count, now)
             case "counts":
                 peer_table.answer(peer, ask, self.counts(), now)
             case _:
@@ -171,6 +175,7 @@ class Queries:
         return {
             "stored": ledger.stored,
             "settled": ledger.settled,
+            "redelivered": ledger.redelivered,
             "dead": ledger.died,
             "dropped": ledger.dropped,
             "undeliverable": ledger.undeliverable,

@@ -119,6 +119,11 @@ class Deliveries:
         self.untaken_items = 0
         self.untaken_bytes = 0
 
+    @property
+    def oldest(self) -> int | None:
+        """The order of the item that was lent first; None if there is none."""
+        return self._runs[0].order if self._runs else None
+
     def lend(self, run: ItemRange) -> int:
         """Note `run` as lent; returns the position of its first item."""
         position = self.last + 1

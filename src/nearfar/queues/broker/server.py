@@ -11,7 +11,8 @@ import secrets
 import select
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import zmq
 
@@ -30,10 +31,15 @@ from nearfar.queues.broker.lanes import DeliverySocket, clear_lanes
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
+from nearfar.queues.broker.status import Ages, queue_status
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
 from nearfar.queues.driver import Hold, QueueDriver
 from nearfar.queues.messages import QueueFrame, QueueMessageType
 from nearfar.serialization.shared_ring import HostRings
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.model import QueueStatus, Status
 
 
 def warn_of_losses(address: Address, counts: Mapping[str, int]) -> None:
@@ -183,6 +189,9 @@ class Broker:
         self._names: dict[bytes, str] = {}
         """The names of clients as text, by ZeroMQ's identity."""
         self._soon = lease / 100
+        self._board: Board | None = None
+        self._close_dashboard: Callable[[], None] = lambda: None
+        self._ages = Ages()
         self._ended = False
         self.hold = Hold()
         self.driver = QueueDriver(self, self.hold, f"nearfar-host-{self.address}", self._mishaps)
@@ -199,11 +208,36 @@ class Broker:
 
     def _counts(self) -> dict[str, int]:
         with self.hold:
-            return self._machine.counts() | {
-                "malformed": self._complaints.count,
-                "nameless": self._nameless,
-                "turned away": self._authenticator.turned_away,
-            }
+            return self._figures()
+
+    def _figures(self) -> dict[str, int]:
+        return self._machine.counts() | {
+            "malformed": self._complaints.count,
+            "nameless": self._nameless,
+            "turned away": self._authenticator.turned_away,
+        }
+
+    def show(self, board: Board, close: Callable[[], None]) -> None:
+        """Publish the status on `board` from now on; `close` is called when the hosting ends."""
+        self._board, self._close_dashboard = board, close
+        self.driver.call()
+
+    def status(self) -> QueueStatus:
+        """The status for the dashboard of a program that hosts the queue."""
+        return safely(self._status)
+
+    def _status(self) -> QueueStatus:
+        with self.hold:
+            return self._status_now(time.monotonic())
+
+    def _status_now(self, now: float) -> QueueStatus:
+        """With `hold` held."""
+        machine = self._machine
+        found = queue_status(machine.ledger, machine.peers, self._figures(), self._ages, now)
+        return {"address": str(self.address)} | found
+
+    def _publish(self, now: float) -> Status:
+        return {"address": str(self.address), "ready": True, "counts": {}, "queue": self._status_now(now)}
 
     def attach(self, client: ClientProtocol, lost: Callable[[], None]) -> bool:
         """Connect a client of this process, whose state `hold` guards; False if the hosting ends. `lost` is
@@ -260,6 +294,8 @@ class Broker:
         if self._may_stop():
             self._ended = True
             driver.call()
+        if self._board is not None and (now := time.monotonic()) >= self._board.due:
+            self._board.look(partial(self._publish, now), now)
         if self._unread:
             driver.wake()
         driver.sleep_until(self._deadline())
@@ -298,7 +334,7 @@ class Broker:
                 when = other
         for local in self._locals:
             when = min(when, local.client.deadline(now))
-        return when
+        return when if self._board is None else min(when, self._board.due)
 
     def end(self, error: BaseException | None) -> None:
         if error is not None:
@@ -311,6 +347,7 @@ class Broker:
             self._close_everything()
             counts = self._machine.counts()
         warn_of_losses(self.address, counts)
+        self._close_dashboard()
         if self.failure is not None:
             service_failed(f"the queue at {self.address} failed and has stopped: {self.failure!r}")
 

@@ -23,7 +23,14 @@ from nearfar.serialization.pickles.pickler import (
     dump_parts_for_family,
     is_mistaken,
 )
-from nearfar.serialization.tracebacks import described, quietly, traceback_of, with_traceback
+from nearfar.serialization.tracebacks import (
+    described,
+    prefixed,
+    quietly,
+    split,
+    traceback_of,
+    with_traceback,
+)
 
 _MAIN = b"_main__"
 
@@ -104,7 +111,7 @@ def dump_error(error: BaseException, traceback_text: str | None = None, *, main:
     if traceback_text is None:
         traceback_text = traceback_of(error)
     errors = [(*described(each), quietly(partial(_dump, each, main), [])) for each in _chain(error)]
-    return pickle.dumps((errors, traceback_text), 5)
+    return prefixed(error, traceback_text, pickle.dumps(errors, 5))
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -126,7 +133,8 @@ def load_error(blob: bytes | memoryview) -> BaseException:
     `RemoteError`; a malformed blob gives an `ItemError`.
     """
     try:
-        errors, text = pickle.loads(blob)
+        text, rest = split(blob)
+        errors = pickle.loads(rest)
         found = [_read_or_stand_in(*each) for each in errors]
         first = found[0]
     except Exception as error:

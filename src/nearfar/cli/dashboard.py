@@ -1,0 +1,74 @@
+"""The options ``--dashboard`` and ``--dashboard-token`` of every program that runs for long."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from nearfar.errors import AddressError
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.board import Board
+
+DEFAULT = "127.0.0.1:8787"
+
+log = logging.getLogger("nearfar.dashboard")
+
+
+def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
+    """Add both options."""
+    group = parser.add_argument_group("the dashboard")
+    group.add_argument(
+        "--dashboard",
+        nargs="?",
+        const=True,
+        default=None,
+        type=_place,
+        metavar="HOST:PORT",
+        help=f"serve a page, JSON and metrics of this program there ({DEFAULT}, or another port if that is in"
+        " use; port *: any free one)",
+    )
+    group.add_argument(
+        "--dashboard-token",
+        metavar="FILE",
+        help="a file with a token that only its owner can read; a browser must show the token as the"
+        " password. Needed beyond this machine",
+    )
+
+
+def _place(text: str) -> str:
+    from nearfar.dashboard.server import parse
+
+    if "//" in text:
+        raise argparse.ArgumentTypeError(
+            f"it takes HOST:PORT, not a URL: put it last, or write --dashboard={DEFAULT}"
+        )
+    try:
+        parse(text)
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+@contextmanager
+def dashboard(options: argparse.Namespace, program: str) -> Iterator[Board | None]:
+    """The board on which `program` is to publish its status, if a dashboard was asked for; it is served until
+    the end of the block. Raises `AddressError` and `KeysError`."""
+    if options.dashboard is None:
+        if options.dashboard_token is not None:
+            raise AddressError("--dashboard-token applies to --dashboard only")
+        yield None
+        return
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.server import Dashboard
+
+    board = Board(program)
+    made = Dashboard(board, options.dashboard, options.dashboard_token)
+    log.info("the dashboard is at %s", made.url, extra={"event": "dashboard", "fields": {"url": made.url}})
+    try:
+        yield board
+    finally:
+        made.close()

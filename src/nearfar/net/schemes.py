@@ -1,0 +1,73 @@
+"""The scheme of an address chooses what is behind it: ``tcp://`` the hosted queue, ``redis://`` Redis.
+
+Other packages add schemes by entry points, in the groups `QUEUES` and `POOLS`; the name of an entry point is
+the scheme. docs/transports.md shows how to write one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from nearfar.errors import AddressError
+
+QUEUES, POOLS = "nearfar.queues", "nearfar.pools"
+
+_FAR, _REDIS = "nearfar.queues.far:TRANSPORT", "nearfar.queues.redis.queue:TRANSPORT"
+_BUILT_IN = {
+    QUEUES: {
+        "tcp": _FAR,
+        "ipc": _FAR,
+        "redis": _REDIS,
+        "rediss": _REDIS,
+        "valkey": _REDIS,
+        "valkeys": _REDIS,
+    },
+    POOLS: {
+        "tcp": "nearfar.pool.factory:connect_coordinator",
+        "ipc": "nearfar.pool.factory:connect_coordinator",
+    },
+}
+"""What is loaded for each scheme, as ``module:name``, as in an entry point."""
+_EXTRAS = {_REDIS: "redis"}
+"""The extra that installs what it needs."""
+
+
+def load(group: str, address: str) -> Any:
+    """What is behind the scheme of `address`: a `Transport` for `QUEUES`, a function for `POOLS`.
+
+    Raises `AddressError` for an unknown scheme, and for one whose package is not installed or cannot be
+    imported.
+    """
+    scheme, separator, _ = address.partition("://")
+    place = _BUILT_IN[group].get(scheme if separator else "tcp")  # which says what an address looks like
+    if place is not None:
+        module, _, name = place.partition(":")
+        try:
+            return getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            if place not in _EXTRAS or (error.name or "").partition(".")[0] == "nearfar":
+                raise
+            hint = f"pip install 'nearfar[{_EXTRAS[place]}]'"
+            raise AddressError(f"{scheme}:// needs the package {error.name}: {hint}") from None
+    added = _added(group)
+    if scheme not in added:
+        known = ", ".join(sorted({*_BUILT_IN[group], *added}))
+        raise AddressError(f"cannot use the address {shown(address)!r}: its scheme is none of {known}")
+    try:
+        return added[scheme].load()
+    except Exception as error:
+        raise AddressError(f"{scheme}:// cannot be used: {added[scheme].value} raised {error!r}") from error
+
+
+def shown(address: str) -> str:
+    """`address` for messages: a password in it is replaced."""
+    scheme, separator, rest = address.partition("://")
+    place, at, tail = rest.rpartition("@")
+    user, colon, _ = place.partition(":")
+    return f"{scheme}{separator}{user}:***@{tail}" if at and colon else address
+
+
+def _added(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}

@@ -1,0 +1,101 @@
+"""Two connections to one host are two connections, however many processes download: counted by a server."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nearfar.cli.exits import Exit
+from tests.download.trade.commands import Commands, ended
+from tests.support.counting import Counting
+from tests.support.processes import leaves
+from tests.support.waiting import eventually
+
+FILES = 150
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    commands = Commands(tmp_path)
+    yield commands
+    commands.close()
+
+
+def listed(commands: Commands, *servers: Counting, name: str = "urls.txt", first: int = 0) -> str:
+    """A file with the URLs of `FILES` files of each server, in turn."""
+    urls = [server.url(f"/{number}.txt") for number in range(first, first + FILES) for server in servers]
+    (commands.folder / name).write_text("\n".join(urls))
+    return name
+
+
+def local(commands: Commands, urls: str, *options: str) -> subprocess.Popen[str]:
+    return commands.start("producer", "--queue", "local", "-o", "a", "-i", urls, *options)
+
+
+NEAR = {
+    "downloaders": ("--jobs", "16", "--per-host", "9"),
+    "queues": ("-P", "3", "-C", "2", "--per-host", "2"),
+}
+
+
+@pytest.mark.parametrize("how", NEAR)
+def test_the_processes_of_one_command_share_the_connections(commands: Commands, how: str) -> None:
+    with Counting(delay=0.003) as web:
+        process = local(commands, listed(commands, web), *NEAR[how])
+        assert ended(process) == (Exit.OK, f"{FILES} urls: {FILES} saved, 0 already there, 0 failed")
+        most = int(NEAR[how][-1])
+        assert web.most_open <= most
+        assert web.most_at_once == most, "the limit is used"
+
+
+@pytest.mark.parametrize("how", NEAR)
+def test_a_host_that_asks_one_process_for_patience_gets_it_from_all(commands: Commands, how: str) -> None:
+    with Counting(delay=0.003, patience=2) as web:
+        process = local(commands, listed(commands, web), *NEAR[how])
+        assert ended(process)[0] == Exit.OK
+        assert web.refused_at
+        # what was under way, or on its way, when the answer was sent
+        assert not [when for when in web.times if web.refused_at + 0.4 < when < web.refused_at + 1.9]
+
+
+def test_the_rate_of_requests_is_that_of_all_processes(commands: Commands) -> None:
+    with Counting() as web:
+        process = local(commands, listed(commands, web), "-P", "3", "-C", "1", "--host-rate", "50")
+        assert ended(process)[0] == Exit.OK
+        assert web.most_within(1.0) <= 50 * 2 + 5
+        assert web.times[-1] - web.times[0] > (FILES - 50) / 50
+
+
+def test_one_process_keeps_the_rate_too(commands: Commands) -> None:
+    with Counting() as web:
+        (commands.folder / "few.txt").write_text("\n".join(web.url(f"/{n}") for n in range(7)))
+        assert ended(local(commands, "few.txt", "--host-rate", "5"))[0] == Exit.OK
+        assert 0.9 < web.times[-1] - web.times[0] < 5
+
+
+def test_killed_processes_give_their_connections_to_others(commands: Commands) -> None:
+    random = Random(5)
+    with Counting(delay=0.02) as web:
+        process = local(commands, listed(commands, web), "--jobs", "32", "--per-host", "8")
+        for share in (20, 60, 100):
+            assert eventually(lambda share=share: len(web.times) >= share)
+            if children := leaves(process.pid):
+                subprocess.run(["kill", "-9", str(random.choice(children))], check=False)
+        code, said = ended(process)
+        assert (code, said) == (Exit.OK, f"{FILES} urls: {FILES} saved, 0 already there, 0 failed")
+        assert web.most_open <= 8
+
+
+def test_hosts_do_not_starve_each_other(commands: Commands) -> None:
+    with Counting(delay=0.05) as slow, Counting() as fast:
+        process = local(commands, listed(commands, slow, fast), "-P", "2", "-C", "1", "--per-host", "2")
+        assert eventually(lambda: len(fast.times) == FILES)
+        assert len(slow.times) < FILES
+        process.send_signal(signal.SIGINT)
+        ended(process)
+        assert slow.most_open <= 2 and fast.most_open <= 2
