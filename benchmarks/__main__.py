@@ -5,7 +5,17 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("dashboard", "download", "ledger", "pool", "pool_machines", "pool_million", "queue", "shipped")
+NAMES = (
+    "dashboard",
+    "download",
+    "ledger",
+    "pool",
+    "pool_machines",
+    "pool_million",
+    "queue",
+    "redis",
+    "shipped",
+)
 
 
 def main(names: list[str]) -> int:

@@ -1,12 +1,15 @@
-"""What a dashboard costs: throughput with one, and a page and a scraper that read it, beside that without.
+"""What a dashboard costs: throughput, and CPU time of the process that has it, beside those without one.
 
-Each round measures every way once, in turn; ratios are taken within a round.
+*Unwatched*: nobody connects. *Watched*: a page reads the events, and a scraper the metrics every 5 seconds.
+Each round measures every way once, in turn; ratios are taken within a round. The CPU time for a task or an
+item shows small costs on a busy machine, too, where throughput varies by more than they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -15,71 +18,143 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.rounds import machine, spread, turns, write_json
-from benchmarks.shipped import calls, puts
-from nearfar import Pool
+from nearfar import Pool, Queue
 
 WAYS = ("without", "unwatched", "watched")
+TICK = os.sysconf("SC_CLK_TCK")
+
+WARM, LASTS = 2.5, 6.0
+"""Seconds of a measurement: of warming up, and of measuring."""
+
+Rate = tuple[float, float]
+"""Tasks or items a second, and for each second of CPU time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and write it as JSON, if a file is named."""
     parser = argparse.ArgumentParser("benchmarks.dashboard", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="(%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")
     parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     options = parser.parse_args(argv)
-    share = 0.1 if options.quick else 1.0
-    figures: dict[str, Callable[[str], float]] = {
-        "near pool, tiny tasks/s": lambda way: near_tasks(way, int(1_000_000 * share)),
-        "coordinator, calls/s": lambda way: served(way, lambda words: calls(words, int(60_000 * share), ())),
-        "queue, puts/s": lambda way: served(way, lambda words: puts(words, 1, int(600_000 * share))),
+    lasts = LASTS / 10 if options.quick else LASTS
+    figures: dict[str, Callable[[str], Rate]] = {
+        "near pool, tiny tasks": lambda way: near_tasks(way, lasts),
+        "coordinator, calls": lambda way: calls(way, lasts),
+        "queue, puts and gets": lambda way: items(way, lasts),
     }
     found: dict[str, dict[str, object]] = {}
-    print(f"{'':26} {'without':>12} {'unwatched':>22} {'watched':>22}")
+    print("| a second; ratios to *without* | without | unwatched | for its CPU | watched | for its CPU |")
+    print("|---|---|---|---|---|---|")
     for name, measure in figures.items():
-        rates: dict[str, list[float]] = {way: [] for way in WAYS}
+        rates: dict[str, list[Rate]] = {way: [] for way in WAYS}
         for number in range(-1, options.rounds):  # the first one warms up
             for way in turns(WAYS, number):
                 rate = measure(way)
                 if number >= 0:
                     rates[way].append(rate)
-        ratios = {
-            way: spread([a / b for a, b in zip(rates[way], rates["without"], strict=True)])
+        ratios = [
+            str(
+                spread(
+                    [own[which] / base[which] for own, base in zip(rates[way], rates[WAYS[0]], strict=True)]
+                )
+            )
             for way in WAYS[1:]
-        }
-        print(
-            f"{name:26} {spread(rates['without']).median:12,.0f}"
-            + "".join(f" {ratio!s:>22}" for ratio in ratios.values()),
-            flush=True,
-        )
-        found[name] = {"rates": rates, "ratios": {way: str(ratio) for way, ratio in ratios.items()}}
+            for which in (0, 1)
+        ]
+        median = spread([rate for rate, _ in rates["without"]]).median
+        print(f"| {name} | {median:,.0f} | {' | '.join(ratios)} |", flush=True)
+        found[name] = {"rates": rates, "ratios": ratios}
     if options.output:
         write_json(Path(options.output), {"machine": machine(), "figures": found})
     return 0
 
 
-def near_tasks(way: str, count: int) -> float:
-    """Tasks a second of a pool of this process."""
+def timed(work: Callable[[], int], cpu: Callable[[], float], lasts: float) -> Rate:
+    """Of `work`, which returns how much it did, called for so many seconds, and before that to warm up: a
+    program that was just started imports, and has its first snapshots and requests."""
+    until = time.perf_counter() + WARM
+    while time.perf_counter() < until:
+        work()
+    done, began, cpu_before = 0, time.perf_counter(), cpu()
+    while (elapsed := time.perf_counter() - began) < lasts:
+        done += work()
+    return done / elapsed, done / (cpu() - cpu_before)
+
+
+def near_tasks(way: str, lasts: float) -> Rate:
+    """Of a pool of this process."""
     with (
         Pool(2, dashboard=False if way == "without" else "127.0.0.1:*") as pool,
         watcher(pool.dashboard_url if way == "watched" else None),
     ):
-        pool.map(abs, range(1000))
-        began = time.perf_counter()
-        for _ in pool.imap_unordered(abs, range(count)):
-            pass
-        return count / (time.perf_counter() - began)
+
+        def work() -> int:
+            return sum(1 for _ in pool.imap_unordered(abs, range(10_000)))
+
+        return timed(work, time.process_time, lasts)
 
 
-def served(way: str, measure: Callable[[tuple[str, ...]], float]) -> float:
-    """What `measure` measures of programs that are started with these options."""
-    if way == "without":
-        return measure(())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    place = f"127.0.0.1:{port}"
-    with watcher(f"http://{place}/" if way == "watched" else None):
-        return measure(("--dashboard", place))
+def calls(way: str, lasts: float) -> Rate:
+    """Of a coordinator with two workers."""
+    with (
+        service(way, "coordinator") as (address, pid),
+        service("without", "worker", "--connect", address, "--processes", "2"),
+        Pool.connect(address) as pool,
+    ):
+
+        def work() -> int:
+            for each in [pool.apply_async(len, (b"x" * 100,)) for _ in range(2000)]:
+                each.get()
+            return 2000
+
+        return timed(work, lambda: cpu_of(pid), lasts)
+
+
+def items(way: str, lasts: float) -> Rate:
+    """Of a queue of a process of its own: batches of 20, put and got by this one."""
+    with service(way, "queue") as (address, pid), Queue.connect(address) as queue:
+        batch = [b"x" * 100] * 20
+
+        def work() -> int:
+            for _ in range(100):
+                queue.put_many(batch)
+            got = 0
+            while got < 2000:
+                got += len(queue.get_many(2000))
+            return got
+
+        return timed(work, lambda: cpu_of(pid), lasts)
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU time of a process, to a hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+@contextlib.contextmanager
+def service(way: str, *words: str) -> Iterator[tuple[str, int]]:
+    """A program of nearfar, its address or name, and its pid."""
+    if words[0] != "worker":
+        words = (*words, "--bind", "tcp://127.0.0.1:*")
+    url = None
+    if way != "without":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            place = f"127.0.0.1:{free.getsockname()[1]}"
+        words = (*words, "--dashboard", place)
+        url = f"http://{place}/" if way == "watched" else None
+    command = [sys.executable, "-m", "nearfar", *words]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process,
+        watcher(url),
+    ):
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1], process.pid
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 READ = """

@@ -112,22 +112,20 @@ def _produce(address: str, count: int, together: int, begin: object) -> None:
 
 
 @contextlib.contextmanager
-def pool(options: tuple[str, ...], of_worker: tuple[str, ...] | None = None) -> Iterator[Pool]:
-    """A coordinator with these options, and a pool over its two workers, with the same unless others are
-    given."""
-    of_worker = options if of_worker is None else of_worker
+def pool(options: tuple[str, ...]) -> Iterator[Pool]:
+    """A coordinator with these options, and a pool over its two workers."""
     with (
         service("coordinator", "--bind", "tcp://127.0.0.1:*", *options) as address,
-        service("worker", "--connect", address, "--processes", "2", *of_worker),
+        service("worker", "--connect", address, "--processes", "2", *options),
         Pool.connect(address) as made,
     ):
         made.map(len, [b"warm"] * 100)
         yield made
 
 
-def calls(options: tuple[str, ...], count: int, of_worker: tuple[str, ...] | None = None) -> float:
+def calls(options: tuple[str, ...], count: int) -> float:
     """Calls a second that do nothing, each with its argument."""
-    with pool(options, of_worker) as made:
+    with pool(options) as made:
         argument = os.urandom(SIZE)
         began = time.perf_counter()
         pending = [made.apply_async(len, (argument,)) for _ in range(count)]

@@ -95,6 +95,7 @@ TRUSTED = {
         "'cloudpickle'",
     ): "asks which modules the program sends by value; reads nothing",
     ("nearfar", "import_module()"): "the home of one of the public names that it lists",
+    ("nearfar.cli", "import_module()"): "one of the programs that it lists",
     ("nearfar.net.schemes", "import_module()"): "the home of one of the transports that it lists",
     ("nearfar.__main__", "import_module()"): "one of the programs that it lists",
     ("nearfar.serialization.names", "import_module()"): (

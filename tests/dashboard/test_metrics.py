@@ -57,6 +57,8 @@ def test_both_formats_are_read_by_a_parser(openmetrics: bool) -> None:
     assert len(set(names)) == len(names), "each family once"
     assert all(re.fullmatch(r"nearfar(_[a-z]+)+", name) for name in names)
     assert all(each.documentation for each in families)
+    reserved = ("_total", "_count", "_sum", "_bucket")
+    assert not [each.name for each in families if each.type == "gauge" and each.name.endswith(reserved)]
 
 
 def test_without_the_package_the_answer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,10 +110,17 @@ def sample(kind: inspect.Type) -> Any:
     raise AssertionError(kind)
 
 
+def within(kind: inspect.Type, value: Any) -> bool:
+    """Whether a number is in the bounds of a field that may be negative."""
+    return (
+        isinstance(kind, inspect.IntType) and type(value) is int and (kind.ge or 0) <= value <= (kind.le or 0)
+    )
+
+
 def wrong_for(kind: inspect.Type, good: Any) -> Iterator[Any]:
     """Values that are refused in place of `good`, of such a field or of one of its members."""
     members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-    refused = [WRONG[type(member)] for member in members]
+    refused = [[value for value in WRONG[type(member)] if not within(member, value)] for member in members]
     yield from (value for value in refused[0] if all(repr(value) in map(repr, each) for each in refused))
     match kind:
         case inspect.ListType(item_type=inner) | inspect.VarTupleType(item_type=inner):

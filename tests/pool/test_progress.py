@@ -6,9 +6,11 @@ import importlib.util
 import io
 import sys
 import threading
+from types import ModuleType
 from typing import Any, TextIO
 
 import pytest
+import rich.console
 
 from nearfar.pool.progress import Reporter, reporter
 
@@ -102,3 +104,51 @@ def test_a_callback_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> N
     shown = made(lambda *_: 1 / 0, 2)
     shown.add(1)
     assert "ZeroDivisionError" in caplog.text
+
+
+class Handle:
+    """As IPython's DisplayHandle: the HTML of each update."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def update(self, thing: Any) -> None:
+        self.shown.append(thing._repr_mimebundle_([], [])["text/html"])
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Handle:
+    """A process that looks like the kernel of a notebook: IPython is not installed here."""
+    handle, shell = Handle(), type("ZMQInteractiveShell", (), {})()
+    ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
+    display.display = lambda thing, display_id: handle  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)
+    monkeypatch.setattr(rich.console, "get_ipython", lambda: shell, raising=False)
+    return handle
+
+
+def test_in_a_notebook_the_bar_is_html_that_is_replaced(notebook: Handle) -> None:
+    threads = threading.active_count()
+    shown = made(True, 3)
+    for _ in range(3):
+        shown.add(1)
+    shown.close()
+    assert threading.active_count() == threads
+    assert 2 <= len(notebook.shown) <= 4, "the first, the last, and not each item"
+    assert "1/3" in notebook.shown[0] and "3/3" in notebook.shown[-1]
+    assert all(html.startswith("<pre") for html in notebook.shown)
+
+
+def test_in_a_notebook_an_unknown_total_is_shown_as_such(notebook: Handle) -> None:
+    shown = made(True, None)
+    shown.add(5)
+    shown.close()
+    assert "5/?" in notebook.shown[-1]
+
+
+@pytest.mark.usefixtures("notebook", "without_rich")
+def test_in_a_notebook_without_rich_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert reporter(True, 3) is None

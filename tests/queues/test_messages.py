@@ -31,7 +31,9 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-process = st.fixed_dictionaries({}, optional={"pid": naturals, "machine": st.text(max_size=9)})
+process = st.fixed_dictionaries(
+    {}, optional={"pid": naturals, "machine": st.text(max_size=9), "epoch": st.text(max_size=9)}
+)
 letters = st.tuples(positives, st.binary(max_size=9), names, naturals, st.tuples(st.text(max_size=9)))
 told = st.none() | flags | naturals | st.just(".lane") | st.dictionaries(names, naturals) | st.lists(letters)
 facts = st.fixed_dictionaries(
@@ -54,6 +56,14 @@ rows = st.lists(st.tuples(positives, positives, naturals, st.none() | st.binary(
 
 references = st.binary(min_size=REFERENCE, max_size=REFERENCE)
 places = st.builds(Place, st.integers(0, 1 << 60), st.integers(20, 30), st.integers(0, 9))
+
+few = st.integers(0, messages.MOST_PERMITS)
+seconds = st.floats(0, 1e9)
+claims = st.lists(st.tuples(names, few, seconds, few, few, few, few, seconds, flags), max_size=3)
+grants = st.lists(
+    st.tuples(names, st.integers(-messages.MOST_PERMITS, messages.MOST_PERMITS), few, few, seconds),
+    max_size=3,
+)
 
 FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
     QueueMessageType.BEAT: (),
@@ -88,6 +98,8 @@ FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
     QueueMessageType.PART: (),
     QueueMessageType.TAGS: (name_lists,),
     QueueMessageType.RING: (positives, st.none() | references),
+    QueueMessageType.CLAIM: (flags, claims),
+    QueueMessageType.GRANT: (grants,),
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
+import secrets
 import shutil
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from nearfar import JoinableQueue, Queue
 from nearfar.net.schemes import QUEUES, load
 from nearfar.queues.far import FarJoinableQueue, FarQueue
 from nearfar.queues.near import NearJoinableQueue, NearQueue
@@ -85,6 +88,19 @@ def _redis(maxsize: int, joinable: bool, maxbytes: int) -> Any:
 
 TRANSPORTS = [Transport("near", _near), _far("ipc", _ipc), _far("tcp", _tcp), _far("redis", _redis)]
 """Offer the whole of `BaseQueue`, and cross processes."""
+
+OTHER = os.environ.get("NEARFAR_TEST_TRANSPORT", "")
+"""The address of another package's queues, such as ``name://{name}``, over which the contract runs instead:
+docs/transports.md."""
+
+
+def _other(maxsize: int, joinable: bool, maxbytes: int) -> Any:
+    make = JoinableQueue if joinable else Queue
+    return make(maxsize, OTHER.format(name=secrets.token_hex(8)), maxbytes=maxbytes, wait=20.0)
+
+
+if OTHER:
+    TRANSPORTS = [_far(OTHER.partition("://")[0], _other)]
 
 REFERENCES = [
     Transport("queue.Queue", _threads, has_shutdown=sys.version_info >= (3, 13)),

@@ -2,6 +2,8 @@
 
 A connection that its client has closed is never counted together with one that was opened afterwards: before
 each accept, the server reads the end of those that are closed.
+
+As a program (``python -m tests.support.counting HOST PORT DELAY``), it prints its counts when it is stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import heapq
 import select
 import selectors
+import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -27,6 +31,7 @@ class Counting:
     """Listens at `host` from construction on; each answer takes `delay` seconds."""
 
     host: str = "127.0.0.1"
+    port: int = 0
     delay: float = 0.0
     patience: int = 0
     """Seconds of Retry-After with which one request is answered, the one after `before`."""
@@ -39,9 +44,9 @@ class Counting:
     most_at_once: int = 0
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server((self.host, 0), backlog=128)
+        self._listener = socket.create_server((self.host, self.port), backlog=128)
         self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
+        self.port = self._listener.getsockname()[1]
         self._stop, self._stopped = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -55,6 +60,11 @@ class Counting:
 
     def url(self, path: str) -> str:
         return f"http://{self.host}:{self.port}{path}"
+
+    @property
+    def open(self) -> int:
+        """Connections open now."""
+        return len(self._buffers)
 
     def most_within(self, seconds: float) -> int:
         """The most requests that came in any such span of time."""
@@ -120,3 +130,11 @@ class Counting:
                 self.refused_at = now
                 answer = LATER % self.patience
             heapq.heappush(self._answers, (now + self.delay, next(self._order), connection, answer))
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    with Counting(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])) as server:
+        print("serving", flush=True)
+        signal.sigwait([signal.SIGTERM])
+    print(server.most_open, server.most_at_once, len(server.times))

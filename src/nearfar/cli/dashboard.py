@@ -14,34 +14,36 @@ if TYPE_CHECKING:
     from nearfar.dashboard.board import Board
 
 DEFAULT = "127.0.0.1:8787"
+AUTO = "auto"
+"""The value without HOST:PORT, and of ``dashboard = true`` in a file of settings."""
 
 log = logging.getLogger("nearfar.dashboard")
 
 
 def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
     """Add both options."""
-    group = parser.add_argument_group("the dashboard")
+    group = parser.add_argument_group("dashboard")
     group.add_argument(
         "--dashboard",
         nargs="?",
-        const=True,
-        default=None,
+        const=AUTO,
         type=_place,
         metavar="HOST:PORT",
-        help=f"serve a page, JSON and metrics of this program there ({DEFAULT}, or another port if that is in"
-        " use; port *: any free one)",
+        help="serve a page, JSON and metrics of this program there; port *: any free one (without HOST:PORT:"
+        f" {DEFAULT}, or another port if that is in use)",
     )
     group.add_argument(
         "--dashboard-token",
         metavar="FILE",
-        help="a file with a token that only its owner can read; a browser must show the token as the"
-        " password. Needed beyond this machine",
+        help="a file with the token that a browser must show as a password; needed beyond this machine",
     )
 
 
-def _place(text: str) -> str:
+def _place(text: str) -> str | bool:
     from nearfar.dashboard.server import parse
 
+    if text == AUTO:
+        return True
     if "//" in text:
         raise argparse.ArgumentTypeError(
             f"it takes HOST:PORT, not a URL: put it last, or write --dashboard={DEFAULT}"

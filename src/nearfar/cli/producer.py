@@ -200,7 +200,7 @@ class ProducerRun:
             "files": file_rows(found),
         }
         if counts.total is not None:
-            status["counts"]["total"] = counts.total
+            status["counts"]["expected"] = counts.total
         if (queue := self.queue_status()) is not None:
             status["queue"] = queue
         return status
@@ -323,7 +323,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=pool_place,
         metavar="ADDRESS",
         help="let the workers of the coordinator there download; local:N: so many processes of this command."
-        " Each has the options of fetching to itself, and must reach the queue at its address as given here",
+        " Each has the options of fetching to itself, but for the limits per host, which all share; each must"
+        " reach the queue at its address as given here",
     )
     add_dashboard_options(parser)
     add_queue_options(parser, local=True)
@@ -458,7 +459,11 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
     from nearfar.download.producer import Producer
 
     address = queue_address(options)
-    with closing(make_fetcher(fetching)) as fetcher, _request_sender(options, address) as request_sender:
+    with (
+        _request_sender(options, address) as request_sender,
+        closing(make_fetcher(fetching)) as fetcher,
+    ):
+        fetcher.share(request_sender.limits)
         producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
         _run(producer, request_sender, run, hosts=options.bind is not None)
 

@@ -228,7 +228,8 @@ def _host(options: argparse.Namespace) -> FarQueue:
 def _watch(queue: FarQueue, stop: StopRequest, every: float, last: str) -> None:
     """Log the status of the queue whenever it has changed, until a stop is requested."""
     while not stop.wait(every):
-        now = describe(queue.counts())
+        counts = queue.counts()
+        now = describe(counts)
         if now != last:
             last = now
-            log.info("%s", now, extra={"event": "status"})
+            log.info("%s", now, extra={"event": "status", "fields": dict(counts)})

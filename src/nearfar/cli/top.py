@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         "nearfar top",
         usage="[OPTION...] [ADDRESS]",
         description=about(__doc__),
-        examples=("nearfar top", "nearfar top storage:8787 --token token"),
+        examples=("nearfar top", "nearfar top desk:8787 --token dashboard.token", "nearfar top --json"),
         epilog="Start a program with --dashboard, or a pool or a queue with dashboard=True, to have one.",
     )
     parser.add_argument(
@@ -281,13 +281,19 @@ def _bar(done: int, total: int | None) -> str:
     return "━" * filled + "·" * (20 - filled)
 
 
+_DIGITS = frozenset(("", "-", "?", *"0123456789"))
+"""What a figure begins with, or stands for one."""
+
+
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for head, cell in zip(heads, rows[0], strict=True):
-        right = isinstance(cell, int) or str(cell)[:1].isdigit()
+    for place, head in enumerate(heads):
+        right = place > 0 and all(
+            isinstance(row[place], int) or str(row[place])[:1] in _DIGITS for row in rows
+        )
         table.add_column(head, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
     for row in rows:
         table.add_row(*(Text(readable(str(cell))) for cell in row))

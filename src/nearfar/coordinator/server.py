@@ -410,7 +410,8 @@ class LocalWorkers:
         try:
             self._coordinator.answered(worker, answers, spent, monotonic())
         except ProtocolError as error:
-            log.warning("worker %s is killed: %s", name, error)
+            fields = {"worker": name, "reason": str(error)}
+            log.warning("worker %s is killed: %s", name, error, extra={"event": "worker", "fields": fields})
             self.supervisor.kill(name)
 
     def returned(self, name: str, batches: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from nearfar.coordinator.task import TaskStatus
@@ -11,6 +12,7 @@ from nearfar.serialization import plain
 from nearfar.serialization.tracebacks import text_of
 
 _ERROR = int(TaskStatus.ERROR)
+_first = itemgetter(0)
 
 
 class TaskStatistics:
@@ -28,13 +30,18 @@ class TaskStatistics:
         """A worker has answered tasks, which took `spent` seconds together."""
         count = len(answers)
         self.durations.add(spent / count, count)
-        if max(map(len, answers)) > 1:  # a bare value is no error
+        if count == 1:  # this is called for each message of a worker: no loop for a single task
+            if len(answer := answers[0]) > 1 and answer[0] == _ERROR:
+                self._raised(answer[1])
+        elif _ERROR in map(_first, answers):  # which may also be a bare value
             for answer in answers:
                 if len(answer) > 1 and answer[0] == _ERROR:
-                    blob = answer[1]
-                    self.raised += 1
-                    text = plain.text_of(blob) if blob[:1] == plain.PLAIN else text_of(blob)
-                    self.failures.add(text, self._clock())
+                    self._raised(answer[1])
+
+    def _raised(self, blob: bytes | memoryview) -> None:
+        self.raised += 1
+        text = plain.text_of(blob) if blob[:1] == plain.PLAIN else text_of(blob)
+        self.failures.add(text, self._clock())
 
     def failed(self, error: BaseException) -> None:
         """A task, or an initializer, failed without an answer of its worker."""

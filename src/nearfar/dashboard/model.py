@@ -162,7 +162,7 @@ GAUGES = {
     "underway bytes": "bytes of files received by producers and not put yet",
     "underway parts": "millionths of such files",
     "unread letters": "dead letters that no client has read",
-    "total": "lines of input, once all are known",
+    "expected": "lines of input, once all are known",
     "left": "lines of input without an ending",
     "streams": "large files being received",
 }

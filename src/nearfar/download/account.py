@@ -331,13 +331,10 @@ class InputJobs:
         if ended.ending is Ending.SAVED and is_page(ended.what.type):
             self._doubt(job, ended.what)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "%s: %s as %s",
-                ended.ending,
-                redact_url(job.url),
-                ended.what.name,
-                extra={"event": "saved", "fields": {"name": ended.what.name, "size": ended.what.size}},
-            )
+            url, saved = redact_url(job.url), ended.what
+            fields = {"url": url, "name": saved.name, "size": saved.size, "attempts": saved.attempts}
+            event = "saved" if ended.ending is Ending.SAVED else "already"
+            log.debug("%s: %s as %s", ended.ending, url, saved.name, extra={"event": event, "fields": fields})
 
     def turn(self) -> None:
         self._on_turn()
@@ -349,18 +346,26 @@ class InputJobs:
             return
         self.pages[kind] += 1
         if self.pages.total() <= TOLD:
+            url = redact_url(job.url)
             log.warning(
                 "%s: a web page (%s) was saved as %s (--expect '%s' would refuse it)",
-                redact_url(job.url),
+                url,
                 saved.type,
                 saved.name,
                 kind,
-                extra={"event": "page"},
+                extra={"event": "page", "fields": {"url": url, "name": saved.name, "type": saved.type}},
             )
 
     def _fail(self, entry: Job | Bad, failure: Failure) -> None:
         self._failures.add(entry, failure)
         # A failure that cannot be written to the file is logged, however quiet the run is.
         level = logging.INFO if self._failures.trouble is None else logging.WARNING
-        what = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
-        log.log(level, "failed (%s): %s: %s", failure.reason, what, failure.detail, extra={"event": "failed"})
+        url = redact_url(entry.text if isinstance(entry, Bad) else entry.url)
+        log.log(
+            level,
+            "failed (%s): %s: %s",
+            failure.reason,
+            url,
+            failure.detail,
+            extra={"event": "failed", "fields": {"url": url, **failure._asdict()}},
+        )

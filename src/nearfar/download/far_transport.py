@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nearfar.download.fetch.base import HostLimits
 from nearfar.download.model import Underway
 from nearfar.download.transport import IncomingRequest, RequestReceiver, RequestSender, Undeliverable
 from nearfar.errors import Empty, QueueLost
@@ -40,6 +41,8 @@ class FarRequestSender(RequestSender):
         self._end = QueueClient(
             address.seen_from_here(), access, wait=wait, helper=helper, on_change=lambda: self.on_event()
         )
+        self.limits: HostLimits = self._end.limits
+        """Of hosts, shared by all producers of the queue."""
         self._to: dict[int, str] = {}
         self._last_entry: Any = None
         self._sent = 0

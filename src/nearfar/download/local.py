@@ -372,8 +372,11 @@ class LocalDownload:
         for child in dead:
             code = child.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            what = f"a {self._role(child)} process ({child.process.pid}, {how})"
-            log.warning("lost %s", what, extra={"event": "lost"})
+            role, pid = self._role(child), child.process.pid
+            fields = {"worker": pid, "role": role, "reason": how}
+            log.warning(
+                "lost a %s process (%d, %s)", role, pid, how, extra={"event": "lost", "fields": fields}
+            )
 
     def _dismiss(self) -> bool:
         """End the consumers: every producer has ended, so none waits for them."""

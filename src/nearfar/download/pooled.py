@@ -144,6 +144,7 @@ def fetch_share(order: Order) -> ShareReport:
             order.queue, insecure=order.insecure, wait=order.wait, helper=True
         )
         try:
+            fetcher.share(request_sender.limits)
             producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
             producer.run()
         finally:
@@ -360,7 +361,9 @@ class Pooled:
         self._fruitless += 1
         if self._fruitless >= FRUITLESS:
             raise PoolBroken(f"{FRUITLESS} shares in a row failed, the last one: {_line(error)}") from error
-        log.warning("%s", _line(error), extra={"event": "lost"})
+        reason = _line(error)
+        fields = {"reason": reason, "urls": len(share)}
+        log.warning("%s", reason, extra={"event": "lost", "fields": fields})
         self._handed_twice.update(number for number, _ in share)
         if len(share) > 1:
             size = max(1, len(share) // PIECES)

@@ -383,7 +383,11 @@ class Producer:
             self._alone_since = None
         elif self._clock() - self._alone_since >= LONELY:
             self._alone_since = None
-            log.warning("no consumer has come to the queue yet: waiting for one")
+            fields = {"waits_for": "consumer"}
+            log.warning(
+                "no consumer has come to the queue yet: waiting for one",
+                extra={"event": "waiting", "fields": fields},
+            )
 
     def _all_taken(self) -> bool:
         return self._job_source.exhausted and not self._offers.ready and not self._offers.pending
@@ -471,7 +475,12 @@ class Producer:
     def _again(self, transfer_sink: TransferSink) -> None:
         """The consumer was lost before it confirmed the file: it is fetched again unless it is saved."""
         losses = self._losses[transfer_sink.number] = self._losses.get(transfer_sink.number, 0) + 1
-        log.warning("lost with its consumer, to be fetched again: %s", redact_url(transfer_sink.job.url))
+        url = redact_url(transfer_sink.job.url)
+        log.warning(
+            "lost with its consumer, to be fetched again: %s",
+            url,
+            extra={"event": "lost", "fields": {"url": url, "attempt": losses}},
+        )
         if losses < TRIES:
             self._offers.offer([(transfer_sink.number, transfer_sink.job)])
         else:

@@ -7,13 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from nearfar.pool.call import call_back
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
 Progress = bool | Callable[[int, int | None], object]
-"""True: show it on standard error, if that is a terminal. A callable is called with done and total items;
-total is None for an iterator, which does not say how long it is."""
+"""True: show it on standard error, if that is a terminal, or below a notebook's cell. A callable is called
+with done and total items; total is None for an iterator, which does not say how long it is."""
 
 
 class Reporter:
@@ -77,15 +81,8 @@ class Bar:
 
     def __init__(self, stream: TextIO, total: int | None) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        self._rich = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(file=stream),
-            auto_refresh=False,  # without a thread of its own
-        )
+        self._rich = _columns(Console(file=stream))
         self._task = self._rich.add_task("", total=total)
         self._due = 0.0
 
@@ -102,8 +99,49 @@ class Bar:
             self._rich.stop()
 
 
+class NotebookBar:
+    """The same bar as HTML in the output of a notebook's cell, replaced at most ten times a second."""
+
+    def __init__(self, total: int | None) -> None:
+        from IPython.display import display
+        from rich.console import Console
+
+        self._rich = _columns(Console())
+        self._task = self._rich.add_task("", total=total)
+        # Rich gives its renderables an HTML form; to replace it takes no widgets, only IPython.
+        self._handle = display(self._rich, display_id=True)
+        self._due = 0.0
+
+    def show(self, done: int, _total: int | None) -> None:
+        self._rich.update(self._task, completed=done)
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + 0.1
+            self._handle.update(self._rich)
+
+    def finish(self) -> None:
+        self._handle.update(self._rich)
+
+
+def _columns(console: Console) -> RichProgress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    # Without a thread of its own.
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, auto_refresh=False)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, and rich can draw there."""
+    if "IPython" not in sys.modules or not importlib.util.find_spec("rich"):
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
 def reporter(progress: Progress | None, total: int | None, stream: TextIO | None = None) -> Reporter | None:
-    """The reporter for `progress`; None if `progress` is false, or there is no terminal.
+    """The reporter for `progress`; None if `progress` is false, or there is no terminal or notebook.
 
     `stream`: None for standard error.
     """
@@ -111,6 +149,9 @@ def reporter(progress: Progress | None, total: int | None, stream: TextIO | None
         return None
     if progress is not True:
         return Reporter(progress, total)
+    if stream is None and in_notebook():
+        bar = NotebookBar(total)
+        return Reporter(bar.show, total, bar.finish)
     stream = stream or sys.stderr
     if stream is None or not stream.isatty():
         return None

@@ -23,6 +23,8 @@ sockets, and `ack` is the last number that arrived. Messages that open, keep and
      | <--------------------------------- SYNC |   before a "no": report everything, return what is unused
      | SYNCED ------------------------------>  |
      | <------------------------------- ANSWER |
+     | CLAIM ------------------------------->  |   limits that clients share: see `nearfar.queues.limits`
+     | <-------------------------------- GRANT |
      | BYE --------------------------------->  |   PART -> the goodbye is counted
 
 A session has several connections. One of them may be dead while the others work, without notice: behind a
@@ -41,7 +43,7 @@ from msgspec import Meta
 from nearfar.errors import ProtocolError
 from nearfar.net import frames
 from nearfar.net.addresses import LONGEST_SUFFIX
-from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Text
+from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Seconds, Text
 from nearfar.net.reliable import SendWindow
 from nearfar.net.validation import name
 from nearfar.serialization.item_codec import LARGEST_ITEM
@@ -56,6 +58,11 @@ MOST_ITEMS = 4096
 """Items of one batch: the broker may have to cut it between any two."""
 LARGEST_BATCH = 1 << 20
 """Bytes of a batch. A larger item is sent alone, up to `LARGEST_ITEM`, and is never cut."""
+LONGEST_KEY = 280
+"""Characters of the name of a resource whose use is limited: a host name and a port fit."""
+MOST_PERMITS = 1 << 30
+MOST_CLAIMS = 1000
+"""Claims, or grants, of one message."""
 LONGEST_ANSWER = 512 * 1024
 """Bytes of a consumer's answer to one item, at most."""
 ANSWERS_TOGETHER = 128 * 1024
@@ -81,6 +88,7 @@ class QueueMessageType(IntEnum):
     SYNCED = 24
     BYE = 25
     JOIN = 26
+    CLAIM = 27
     # numbered, broker to client
     LEND = 40
     ROOM = 41
@@ -92,6 +100,7 @@ class QueueMessageType(IntEnum):
     PART = 47
     TAGS = 48
     RING = 49
+    GRANT = 50
 
 
 class QueueMessage(NamedTuple):
@@ -144,6 +153,7 @@ class ClientProcess(Process, total=False):
     """What HELLO says of the client's process."""
 
     shares: Text  # the machine on which it can share memory; empty: none
+    epoch: Text  # of the broker with which it had its last session
 
 
 class _QueueMessage(Message):
@@ -268,6 +278,26 @@ class QueueShut(_QueueMessage, tag=int(QueueMessageType.SHUT)):
 
 class QueueTags(_QueueMessage, tag=int(QueueMessageType.TAGS)):
     tags: Names  # by which consumers can be addressed now
+
+
+Key = Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)]
+Few = Annotated[int, Meta(ge=0, le=MOST_PERMITS)]
+
+
+class QueueClaim(_QueueMessage, tag=int(QueueMessageType.CLAIM)):
+    anew: bool  # the claims are all that the client has
+    # the fields of `limits.Claim`
+    claims: Annotated[
+        list[tuple[Key, Few, Seconds, Few, Few, Few, Few, Seconds, bool]], Meta(max_length=MOST_CLAIMS)
+    ]
+
+
+class QueueGrant(_QueueMessage, tag=int(QueueMessageType.GRANT)):
+    # the fields of `limits.Grant`
+    grants: Annotated[
+        list[tuple[Key, Annotated[int, Meta(ge=-MOST_PERMITS, le=MOST_PERMITS)], Few, Few, Seconds]],
+        Meta(max_length=MOST_CLAIMS),
+    ]
 
 
 class QueueRing(_QueueMessage, tag=int(QueueMessageType.RING)):

@@ -182,7 +182,13 @@ class Agent:
             unread += len(late.batches)
         self._running.pop(name, None)
         self._died += 1
-        log.info("worker %s/%s %s%s", self.name, name, how, why)
+        worker, reason = f"{self.name}/{name}", f"{how}{why}"
+        log.info(
+            "worker %s %s",
+            worker,
+            reason,
+            extra={"event": "worker", "fields": {"worker": worker, "reason": reason}},
+        )
         self._machine.died(name, how, unread, time.monotonic())
 
     def left(self, name: str) -> None:
@@ -273,7 +279,12 @@ class Agent:
             except (OSError, MemoryError) as error:
                 if now >= late.until:
                     late.until = inf
-                    log.warning("worker %s is killed: there is no room for its tasks: %s", worker, error)
+                    log.warning(
+                        "worker %s is killed: there is no room for its tasks: %s",
+                        worker,
+                        error,
+                        extra={"event": "worker", "fields": {"worker": worker, "reason": str(error)}},
+                    )
                     self._supervisor.kill(worker)
 
     def _sleep(self) -> list[int]:
@@ -408,7 +419,12 @@ class Agent:
         machine, missing = self._machine, ""
         if machine.stage is SessionStage.OPEN and self._joined is not self._calling.talk:
             self._joined = self._calling.talk
-            log.info("joined the coordinator at %s", self._address)
+            address = str(self._address)
+            log.info(
+                "joined the coordinator at %s",
+                address,
+                extra={"event": "joined", "fields": {"worker": self.name, "address": address}},
+            )
         elif machine.away(now) or machine.stage is SessionStage.GREETING:
             missing = f"no coordinator answers at {self._address}; waiting for one"
         if said := self._patience.look(missing, now):

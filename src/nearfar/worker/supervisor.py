@@ -326,7 +326,12 @@ class Supervisor(PollSet):
     def _condemn(self, member: WorkerHandle, error: Exception) -> None:
         """Kill a worker whose message cannot be read or stored; its running task is lost."""
         why = shown(repr(error))
-        log.warning("worker %s is killed, because its message cannot be read: %s", member.name, why)
+        log.warning(
+            "worker %s is killed, because its message cannot be read: %s",
+            member.name,
+            why,
+            extra={"event": "worker", "fields": {"worker": member.name, "reason": why}},
+        )
         member.fault = f"sent an unreadable message ({why})"
         self.unwatch(member.end.fileno())
         member.kill()

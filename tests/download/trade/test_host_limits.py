@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -31,6 +32,18 @@ def listed(commands: Commands, *servers: Counting, name: str = "urls.txt", first
     urls = [server.url(f"/{number}.txt") for number in range(first, first + FILES) for server in servers]
     (commands.folder / name).write_text("\n".join(urls))
     return name
+
+
+def hosting(commands: Commands, *, program: str, producers: int) -> list[subprocess.Popen[str]]:
+    """The host of the queue, and a consumer: in one process, or apart."""
+    if program == "consumer":
+        return [commands.host("-o", "a", "--producers", str(producers))]
+    host = commands.start("queue", "--bind", commands.address, "--producers", str(producers))
+    return [host, commands.join("-o", "a")]
+
+
+def far(commands: Commands, urls: str, *options: str) -> subprocess.Popen[str]:
+    return commands.start("producer", "--queue", commands.address, "-i", urls, *options)
 
 
 def local(commands: Commands, urls: str, *options: str) -> subprocess.Popen[str]:
@@ -99,3 +112,86 @@ def test_hosts_do_not_starve_each_other(commands: Commands) -> None:
         process.send_signal(signal.SIGINT)
         ended(process)
         assert slow.most_open <= 2 and fast.most_open <= 2
+
+
+@pytest.mark.parametrize("program", ["consumer", "queue"])
+def test_the_producers_of_a_queue_share_the_connections(commands: Commands, program: str) -> None:
+    with Counting(delay=0.003) as web:
+        lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(3)]
+        hosting(commands, program=program, producers=3)
+        producers = [far(commands, urls, "--per-host", "2") for urls in lists]
+        for producer in producers:
+            assert ended(producer) == (Exit.OK, f"{FILES} urls: {FILES} saved, 0 already there, 0 failed")
+        assert web.most_open <= 2
+        assert web.most_at_once == 2, "the limit is used"
+
+
+def test_a_host_that_asks_one_producer_for_patience_gets_it_from_all(commands: Commands) -> None:
+    with Counting(delay=0.003, patience=2, before=100) as web:
+        lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(3)]
+        hosting(commands, program="consumer", producers=3)
+        producers = [far(commands, urls) for urls in lists]
+        for producer in producers:
+            assert ended(producer)[0] == Exit.OK
+        assert web.refused_at
+        assert not [when for when in web.times if web.refused_at + 0.4 < when < web.refused_at + 1.9]
+
+
+def test_the_rate_is_that_of_all_producers_of_a_queue(commands: Commands) -> None:
+    with Counting() as web:
+        lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(2)]
+        hosting(commands, program="consumer", producers=2)
+        producers = [far(commands, urls, "--host-rate", "100") for urls in lists]
+        for producer in producers:
+            assert ended(producer)[0] == Exit.OK
+        assert web.most_within(1.0) <= 100 * 2 + 10
+        assert web.times[-1] - web.times[0] > (2 * FILES - 100) / 100
+
+
+def test_a_killed_producer_gives_its_connections_to_another_at_once(commands: Commands) -> None:
+    with Counting(delay=0.05) as web:
+        lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(2)]
+        hosting(commands, program="consumer", producers=2)
+        first, second = [far(commands, urls, "--per-host", "2") for urls in lists]
+        assert eventually(lambda: len(web.times) > 40)
+        first.kill()
+        first.wait()
+        begun = time.monotonic()
+        assert ended(second)[0] == Exit.OK
+        assert web.most_open <= 2
+        alone = [when for when in web.times if when > begun + 1]
+        assert len(alone) < 30 or len(alone) / (alone[-1] - begun - 1) > 25, "it has both"
+
+
+def test_a_restarted_host_does_not_exceed_the_limit(commands: Commands) -> None:
+    with Counting(delay=0.05) as web:
+        lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(2)]
+        host, _ = hosting(commands, program="queue", producers=2)
+        producers = [far(commands, urls, "--per-host", "3") for urls in lists]
+        assert eventually(lambda: len(web.times) > 40)
+        host.kill()
+        host.wait()
+        commands.start("queue", "--bind", commands.address, "--producers", "2")
+        for producer in producers:
+            assert ended(producer)[0] == Exit.OK
+        assert web.most_open <= 3
+
+
+@pytest.mark.parametrize("where", ["near", "far"])
+def test_the_workers_of_a_pool_share_the_connections(commands: Commands, where: str) -> None:
+    with Counting(delay=0.003, patience=1) as web:
+        pool = "local:4"
+        if where == "far":
+            coordinator = commands.start("coordinator", "--bind", "tcp://127.0.0.1:*")
+            assert coordinator.stdout is not None
+            pool = coordinator.stdout.readline().removeprefix("coordinating at ").strip()
+            for _ in range(2):
+                commands.start("worker", "--connect", pool, "--processes", "2")
+        lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(2)]
+        hosting(commands, program="consumer", producers=2)
+        options = ("--pool", pool, "--per-host", "2")
+        producers = [far(commands, urls, *options) for urls in lists]
+        for producer in producers:
+            assert ended(producer) == (Exit.OK, f"{FILES} urls: {FILES} saved, 0 already there, 0 failed")
+        assert web.most_open <= 2
+        assert not [when for when in web.times if web.refused_at + 0.4 < when < web.refused_at + 0.9]

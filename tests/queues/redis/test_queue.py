@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from typing import Any
@@ -155,22 +156,58 @@ def test_ctrl_c_ends_a_wait_for_a_frozen_server() -> None:
     with redis_server.running() as server, Queue(0, server.address(), lease=LIMIT) as queue:
         assert server.process is not None
         server.process.send_signal(signal.SIGSTOP)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        previous = signal.signal(signal.SIGALRM, _interrupt)
         begun = time.monotonic()
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
         try:
             with pytest.raises(KeyboardInterrupt):
                 queue.get()
         finally:
-            signal.signal(signal.SIGALRM, previous)
+            server.process.send_signal(signal.SIGCONT)
+            timer.join()
         assert time.monotonic() - begun < LIMIT / 2
-        server.process.send_signal(signal.SIGCONT)
         queue.put("item")
         assert queue.get(timeout=LIMIT) == "item"
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def test_a_signal_handler_may_use_the_queue_while_a_call_waits_for_the_server(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a handler that takes and puts in the middle of a take: I expect each item once, and no mixed
+    replies."""
+    from nearfar.queues.redis import client
+
+    got: list[Any] = []
+    with Queue(0, address, lease=LIMIT) as queue:
+        queue.put_many(range(4))
+
+        def use(number: int, frame: object) -> None:
+            got.append(queue.receive(timeout=LIMIT))
+            queue.put("of the handler")
+
+        real, struck = client._reply, []
+
+        def slow(connection: Any, seconds: float) -> Any:
+            if not struck and threading.current_thread() is threading.main_thread():
+                struck.append(True)
+                client._shield.let_through(signal.raise_signal, signal.SIGUSR1)
+            return real(connection, seconds)
+
+        previous = signal.signal(signal.SIGUSR1, use)
+        monkeypatch.setattr(client, "_reply", slow)
+        try:
+            got.append(queue.receive(timeout=LIMIT))
+        finally:
+            monkeypatch.undo()
+            signal.signal(signal.SIGUSR1, previous)
+        assert struck
+        got += [queue.receive(timeout=LIMIT) for _ in range(3)]
+        assert sorted(str(each.item) for each in got) == ["0", "1", "2", "3", "of the handler"]
+        for each in got:
+            each.ack()
+        queue.flush()
+        counts = queue.counts()
+        assert (counts["settled"], counts["late"], counts["unsettled"]) == (5, 0, 0)
 
 
 def test_a_put_whose_reply_is_lost_is_stored_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ function tiles(status) {
     if ("agents" in c) add("agents", whole(c.agents));
   }
   if ("saved" in c) {
-    if ("total" in c) add("of all", `${Math.floor(100 * (c.saved + c.already + c.failed) / Math.max(1, c.total))} %`);
+    if ("expected" in c) add("of all", `${Math.floor(100 * (c.saved + c.already + c.failed) / Math.max(1, c.expected))} %`);
     if ("urls" in c) add("URLs read", whole(c.urls));
     add("saved", whole(c.saved));
     if (c.already) add("already there", whole(c.already));
@@ -132,8 +132,8 @@ function tables(status) {
       status.hosts.map((h) => [[h.host, "wide"], whole(h.active), whole(h.waiting), whole(h.saved), [whole(total(h.failed)), total(h.failed) ? "number bad" : "number"], failures(h.failed), [h.parked ? duration(h.parked) : "", "number waits"], size(h.bytes), h.rate ? size(h.rate) : ""])]);
   }
   if (status.files && status.files.length) {
-    found.push(["files", "Files now coming", [["file", "wide"], ["received", "number"], ["of", "number"], ["", ""]],
-      status.files.map((f) => [[f.name, "wide"], size(f.bytes), f.size ? size(f.size) : "?", bar(f.bytes, f.size)])]);
+    found.push(["files", "Files now coming", [["file", "wide"], ["", ""], ["received", "number"], ["of", "number"]],
+      status.files.map((f) => [[f.name, "wide"], bar(f.bytes, f.size), size(f.bytes), f.size ? size(f.size) : "?"])]);
   }
   if (status.reasons && Object.keys(status.reasons).length) {
     found.push(["reasons", "Failed, by reason", [["reason", "wide"], ["files", "number"]],

@@ -24,6 +24,7 @@ from nearfar.download.fetch.schedule import Schedule
 from nearfar.download.fetch.shared_hosts import OwnLimits, SharedHosts
 from nearfar.download.fetch.transfer import ANSWERED, Step, Throttle, Transfer, backoff, park
 from nearfar.download.model import HostNow, Job, Partial, Reason
+from nearfar.download.redact import redact_url
 from nearfar.download.urls import UrlError
 
 __all__ = ["CurlFetcher"]
@@ -35,9 +36,20 @@ LOOK = 0.1
 WORTH_TELLING = 5.0
 """Lowest Retry-After, in seconds, that is logged."""
 
+SEND_FAILED = 55
+"""libcurl's code; it tries again by itself where receiving failed, but not where sending did."""
+STALE = Trouble(Reason.CONNECT, "the connection was closed before it was used again", transient=True)
 LEASE_LOST = Trouble(Reason.CONNECT, "its permit was taken back", transient=True)
 
 log = logging.getLogger(__name__)
+
+
+def make_multi(options: FetchOptions) -> pycurl.CurlMulti:
+    """A multi handle, with connections of its own."""
+    multi = pycurl.CurlMulti()
+    multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+    multi.setopt(pycurl.M_MAXCONNECTS, 2 * options.connections)
+    return multi
 
 
 class CurlFetcher:
@@ -59,9 +71,7 @@ class CurlFetcher:
         self._rng = rng or random.Random()
         self._clock = clock
         self._fields = RequestFields(self._options)
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, 2 * self._options.connections)
+        self._multi = make_multi(self._options)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -142,9 +152,12 @@ class CurlFetcher:
         self._shared = SharedHosts(self._schedule, limits)
 
     def _stop_sharing(self) -> None:
+        """End sharing, and close all connections. No transfer may be active."""
         if self._shared is not None:
             self._shared.end()
             self._shared = None
+            self._multi.close()
+            self._multi = make_multi(self._options)
 
     def wake(self) -> None:
         # A full pipe wakes the reader as well; a closed one has no reader.
@@ -305,8 +318,11 @@ class CurlFetcher:
         transfer, host = handle.transfer, handle.host
         assert transfer is not None
         step = Step.ENDED
+        stale = code == SEND_FAILED and handle.stale()
         try:
-            if code or not handle.plain():
+            if stale:
+                transfer.trouble, step = STALE, Step.RETRY
+            elif code or not handle.plain():
                 step = transfer.finish(handle.conclude(code, message))
         finally:
             if self._shared is not None:
@@ -321,7 +337,10 @@ class CurlFetcher:
             )
             if step is Step.ENDED:
                 self._in_flight -= 1
-        if step is not Step.ENDED or transfer.trouble is not None:
+        if stale:
+            transfer.again(counts=False)
+            self._schedule.add(transfer.url.host, transfer, first=True)
+        elif step is not Step.ENDED or transfer.trouble is not None:
             self._go_on(transfer, host, step)
 
     def _go_on(self, transfer: Transfer, host: str, step: Step) -> None:
@@ -336,6 +355,7 @@ class CurlFetcher:
             self._schedule.add(transfer.url.host, transfer, first=True)
         elif step is Step.RETRY:
             delay = backoff(max(1, transfer.tried), self._options, self._rng)
+            _log_retry(transfer, delay)
             transfer.again()
             self._schedule.add_later(transfer.url.host, transfer, now + delay)
 
@@ -348,7 +368,13 @@ class CurlFetcher:
         )
         silent = self._schedule.put_off(host, now, seconds)
         if silent == seconds >= WORTH_TELLING:
-            log.info("%s asks for patience (%s): waiting %.0f s", host, transfer.trouble.detail, seconds)
+            log.info(
+                "%s asks for patience (%s): waiting %.0f s",
+                host,
+                transfer.trouble.detail,
+                seconds,
+                extra={"event": "waiting", "fields": {"host": host, "seconds": round(seconds, 1)}},
+            )
         transfer.waited += seconds
         if max(silent, transfer.waited) <= self._options.wait_for_host:
             transfer.again(counts=False)
@@ -358,3 +384,28 @@ class CurlFetcher:
         transfer.give_up(
             f", and asks for more patience than {self._options.wait_for_host:g} s (--wait-for-host)"
         )
+
+
+def _log_retry(transfer: Transfer, delay: float) -> None:
+    """The present attempt has failed, and another one follows in `delay` seconds."""
+    if transfer.trouble is None or not log.isEnabledFor(logging.DEBUG):
+        return
+    url, (reason, detail, *_) = redact_url(transfer.job.url), transfer.trouble
+    log.debug(
+        "%s: attempt %d failed (%s: %s), again in %.1f s",
+        url,
+        transfer.attempts,
+        reason,
+        detail,
+        delay,
+        extra={
+            "event": "retry",
+            "fields": {
+                "url": url,
+                "reason": reason,
+                "detail": detail,
+                "attempt": transfer.attempts,
+                "seconds": round(delay, 1),
+            },
+        },
+    )

@@ -80,7 +80,8 @@ def configure_tls(curl: pycurl.Curl, options: FetchOptions) -> None:
 
 
 def shut_connection(descriptor: int, port: int) -> None:
-    """End an idle connection of libcurl with this local port, which libcurl itself notices later.
+    """End an idle connection of libcurl with this local port. libcurl notices that later, at the latest when
+    it sends on it (see `Handle.stale`).
 
     Nothing happens if libcurl has closed it: the descriptor may be of another file by now.
     """
@@ -242,6 +243,10 @@ class Handle:
         if code in HEAD_ERRORS and sum(map(len, self._lines)) > HEAD_AT_MOST:
             return too_large_head()
         return from_curl(code, message, self._answered, reused=not self.curl.getinfo(pycurl.NUM_CONNECTS))
+
+    def stale(self) -> bool:
+        """The request used an open connection, and nothing came back: that one was closed meanwhile."""
+        return not (self._answered or self._lines or self.pieces or self.curl.getinfo(pycurl.NUM_CONNECTS))
 
     def local_port(self) -> int:
         """The local port of the present connection, or of the last one."""

@@ -251,8 +251,10 @@ class Schedule(Generic[T]):
         """All that this process has and wants, for a new session; those with permits first."""
         self._notes.clear()
         self._pending.clear()
+        self._needy.clear()
         claims = []
         for host, entry in list(self._hosts.items()):
+            entry.queued = False
             entry.asked_tokens = 0
             if entry.permits < 0:
                 self._permits -= entry.permits

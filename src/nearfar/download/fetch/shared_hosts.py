@@ -105,9 +105,6 @@ class SharedHosts:
             del self._open[host]
 
     def end(self) -> None:
-        """Close all connections that count, and end sharing. No transfer may be active."""
-        for idle in self._open.values():
-            for port, descriptor in idle.items():
-                shut_connection(descriptor, port)
+        """End sharing. No transfer may be active, and the caller closes all connections."""
         self._open.clear()
         self._schedule.part()

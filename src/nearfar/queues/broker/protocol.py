@@ -5,6 +5,7 @@
     receive --> sessions and windows --> ProducerSide  (room, items in, news)
                                          ConsumerSide  (items out, reports, the end)
                                          Queries       (size, join, shutdown)
+                         SharedLimits  (permits)
                                             |
     flush  <-- actions <-- PeerTable <------+------> Ledger (the items)
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
+from math import inf
 from typing import Any
 
 from nearfar.errors import ProtocolError
@@ -27,7 +29,16 @@ from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.producers import ProducerSide
 from nearfar.queues.broker.queries import Barriers, Queries
 from nearfar.queues.broker.sessions import Action, Peer, PeerTable, SendTo
-from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken, refusal
+from nearfar.queues.limits import Claim, SharedLimits
+from nearfar.queues.messages import (
+    MOST_CLAIMS,
+    VERSION,
+    QueueFrame,
+    QueueMessage,
+    QueueMessageType,
+    broken,
+    refusal,
+)
 from nearfar.serialization.shared_ring import HostRings, Reference
 
 AHEAD_OF_ALL = 256 << 20
@@ -70,6 +81,9 @@ class BrokerProtocol:
         self._producer_side = ProducerSide(self._peer_table, ledger, self._barriers)
         self._consumer_side = ConsumerSide(self._peer_table, ledger, self._barriers)
         self._questions = Queries(self._peer_table, ledger, self._barriers)
+        self._limits = SharedLimits()
+        self._begun = inf
+        """When the first client came."""
         self._timers: Timers[Peer] = Timers()
         self._ahead = Budget(AHEAD_OF_ALL)
         self._standstill: SuspendDetector | None = None
@@ -208,6 +222,8 @@ class BrokerProtocol:
             self._questions.settle(now)
         if ledger.newsworthy:
             producer_side.tell_news_if_due(now)
+        if self._limits.due <= now:
+            self._send_grants(now)
         if self._rings.ended:
             consumer_side.end_rings(self._rings.ended, now)
         if producer_side.newcomers or ledger.shared_tags is not producer_side.tags:
@@ -225,7 +241,7 @@ class BrokerProtocol:
     @property
     def flush_due(self) -> float:
         """When to call `flush` next, if nothing happens."""
-        return self._producer_side.news_due
+        return min(self._producer_side.news_due, self._limits.due)
 
     def deadline(self, now: float) -> float:
         """When to call `tick` next."""
@@ -253,6 +269,11 @@ class BrokerProtocol:
         if version != VERSION:
             self.refuse(session, refusal(version))
             return
+        self._begun = min(self._begun, now)
+        epoch = self._about.get("epoch")
+        if about_client.get("epoch", epoch) != epoch:
+            # Clients of an earlier broker have permits that are not known here, until they return.
+            self._limits.doubt(self._begun + self._lease)
         peer = self.peers.get(session)
         if peer is None:
             earlier = self._peer_table.peer_of(uid)
@@ -263,7 +284,7 @@ class BrokerProtocol:
                 self.refuse(session, f"there are {len(self.peers)} clients, the most the host can serve")
                 return
             if earlier is not None:
-                self._end(earlier, f"{uid} began anew", cleanly=False, now=now)
+                self._end(earlier, f"{uid} began anew", cleanly=False, now=now, returns=True)
             peer = self._begin(session, uid, now)
             peer.shares = self._rings.reach(about_client)
         self._peer_table.send_unnumbered(session, QueueMessageType.WELCOME, session, self._welcome(peer))
@@ -326,6 +347,9 @@ class BrokerProtocol:
                 self._barriers.reply(number, peer.session, now)
             case QueueMessageType.JOIN:
                 self._join(peer, message, now)
+            case QueueMessageType.CLAIM:
+                anew, claims = message.fields
+                self._limits.claim(peer.uid, map(Claim._make, claims), now, anew=anew)
             case QueueMessageType.BYE:
                 self._producer_side.tell_news(now)
                 self._peer_table.send(peer, QueueMessageType.PART, now=now)
@@ -348,7 +372,21 @@ class BrokerProtocol:
         if consumes and not peer.consumes:
             self._consumer_side.join(peer, tags)
 
-    def _end(self, peer: Peer, why: str, *, cleanly: bool, now: float) -> None:
+    def _send_grants(self, now: float) -> None:
+        """Send what clients are granted of the limits that they share."""
+        for uid, grants in self._limits.flush(now):
+            peer = self._peer_table.peer_of(uid)
+            for first in range(0, len(grants) if peer is not None else 0, MOST_CLAIMS):
+                assert peer is not None
+                rows = grants[first : first + MOST_CLAIMS]
+                self._peer_table.send(peer, QueueMessageType.GRANT, rows, now=now)
+
+    def _end(self, peer: Peer, why: str, *, cleanly: bool, now: float, returns: bool = False) -> None:
+        """`returns`: the client has begun another session, and declares there which permits it has."""
+        if returns:
+            self._limits.pause(peer.uid)
+        else:
+            self._limits.leave(peer.uid)
         del self.peers[peer.session]
         peer.inbox.close()
         peer.ring = None

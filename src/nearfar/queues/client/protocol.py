@@ -289,7 +289,8 @@ class ClientProtocol:
         if self._dial_again:
             self._dial_again = False
             self._actions.append(ConnectControl(self.session_name))
-        hello = QueueMessage(QueueMessageType.HELLO, (VERSION, self.name, self._about))
+        about = {**self._about, "epoch": self.facts["epoch"]} if self.facts else self._about
+        hello = QueueMessage(QueueMessageType.HELLO, (VERSION, self.name, about))
         self._actions.append(SendControl(QueueFrame(0, 0, hello)))
 
     def _handle(self, session: BrokerSession, handle: Callable[[], None]) -> None:

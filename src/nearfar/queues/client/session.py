@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from nearfar.errors import ProtocolError
 from nearfar.queues.client.consumer import LINGER, ItemReceiver
 from nearfar.queues.client.lines import Action, ConnectLane, Line, SocketLine
 from nearfar.queues.client.producer import ANY, MUCH, CreditRequest, ItemSender
-from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType, place
+from nearfar.queues.limits import Claim, Grant
+from nearfar.queues.messages import MOST_CLAIMS, QueueFrame, QueueMessage, QueueMessageType, place
 from nearfar.serialization.shared_ring import OwnRing, Reference
 
 TOLD = frozenset({"underway bytes", "underway parts"})
@@ -136,6 +137,11 @@ class BrokerSession:
         self._said_bye = False
         self._told_at = now
         """The time of the last complete report to the broker."""
+        self.claims: list[Sequence[Claim]] = []
+        """Claims of shared limits that were not sent yet."""
+        self.grants: list[Grant] = []
+        """Grants that were not received by the program yet."""
+        self._declared = False
         sender.begin(facts["stored"], maxsize=facts["maxsize"], maxbytes=facts["maxbytes"])
         if self.shut:
             sender.bar()
@@ -207,6 +213,8 @@ class BrokerSession:
             self._ask(now)
         if self._rounds:
             self._sync(now)
+        if self.claims:
+            self._send_claims(now)
         if leaving and not self._said_bye and self._sender.idle:
             self._said_bye = True
             self.line.send(QueueMessage(QueueMessageType.BYE), now)
@@ -302,6 +310,15 @@ class BrokerSession:
             elif (report := self.receiver.report(now, ask)) is not None:
                 self.line.send(report, now)
 
+    def _send_claims(self, now: float) -> None:
+        """Send claims; the first of a session say what the client has from earlier ones."""
+        claims, self.claims = self.claims, []
+        for some in claims:
+            for first in range(0, max(1, len(some)), MOST_CLAIMS):
+                fields = (not self._declared, some[first : first + MOST_CLAIMS])
+                self._declared = True
+                self.line.send(QueueMessage(QueueMessageType.CLAIM, fields), now)
+
     def _sync(self, now: float) -> None:
         """Answer SYNC: everything before is reported by now, and unused room and items are returned."""
         rounds, self._rounds = self._rounds, []
@@ -344,6 +361,9 @@ class BrokerSession:
 
     def _asked_to_sync(self, message: QueueMessage) -> None:
         self._rounds.append((message.fields[0], message.fields[1]))
+
+    def _granted(self, message: QueueMessage) -> None:
+        self.grants += map(Grant._make, message.fields[0])
 
     def _answer(self, message: QueueMessage) -> None:
         ask, value = message.fields
@@ -403,4 +423,5 @@ _HANDLERS: dict[QueueMessageType, Callable[[BrokerSession, QueueMessage], None]]
     QueueMessageType.PART: BrokerSession._part,
     QueueMessageType.TAGS: BrokerSession._told_tags,
     QueueMessageType.RING: BrokerSession._told_ring,
+    QueueMessageType.GRANT: BrokerSession._granted,
 }

@@ -65,6 +65,20 @@ class Lent(NamedTuple):
     body: bytes
 
 
+class _Lock:
+    """A reentrant lock. Signals come through while it is waited for: its holder may wait for the server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(timeout=PAUSE):
+            checkpoint()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class RedisClient:
     """The state of one process. Any thread may call its methods; one call of the script runs at a time."""
 
@@ -91,14 +105,16 @@ class RedisClient:
         self._name = self._former = ""
         self._puts = self._calls = 0
         self._lease = REPLY
-        self._lock = threading.RLock()
-        self._putting = threading.Lock()
+        self._lock = _Lock()
+        self._putting = _Lock()
         self._connection: redis.Connection | None = None
         self._idle: list[redis.Connection] = []
         self._away_since: float | None = None
         self._why = ""
         self._unsure = False
         """Whether the server may have lent items in a reply that did not arrive."""
+        self._recalls = 0
+        """How often this client had given back what a lost reply may have lent."""
         self._held: dict[int, dict[int, None]] = {}
         """The numbers of held items, by holder, the oldest first."""
         self._superseded: Counter[int] = Counter()
@@ -128,14 +144,10 @@ class RedisClient:
 
     def put(self, bodies: list[bytes]) -> list[Any]:
         """The script's reply to a put, which the server does once, however often it is sent."""
-        while not self._putting.acquire(timeout=LOOK):
-            checkpoint()
-        try:
+        with self._putting:
             self._puts += 1
             number = self._puts
             return self._persist(partial(self._attempt, "put", lambda: (number, *bodies)), None)
-        finally:
-            self._putting.release()
 
     def take(self, most: int, holder: int, *, to_the_end: bool, until: float | None) -> list[Any]:
         """Up to `most` items (`Lent`) for `holder`; if there are none, the script's reply.
@@ -168,13 +180,22 @@ class RedisClient:
             raise QueueLost(f"{self._why} for {self._wait:g} s")
 
     def _take(self, most: int, holder: int, to_the_end: bool) -> list[Any] | None:
+        recalls = 0
+
         def args() -> tuple[bytes | str | int, ...]:
+            nonlocal recalls
             count = sum(map(len, self._held.values()))
-            return (*self._news_args(), most, int(to_the_end), count)
+            found = (*self._news_args(), most, int(to_the_end), count)
+            recalls = self._recalls
+            return found
 
         reply = self._attempt("take", args)
         if reply is not None:
-            self._flight, self._unsure = (0, b""), False
+            self._flight = (0, b"")
+            if recalls != self._recalls:  # a signal handler used the queue, and gave back what this call got
+                self._unsure = True
+                return [b"empty"]
+            self._unsure = False
             if reply[0] == b"ok":
                 rows = msgpack.unpackb(reply[1], raw=True)
                 mine = self._held.setdefault(holder, {})
@@ -196,6 +217,7 @@ class RedisClient:
             self._flight, self._news = (self._calls, msgpack.packb(self._news)), ([], [], [], [], [])
         known = b""
         if self._unsure:
+            self._recalls += 1
             known = msgpack.packb([number for held in self._held.values() for number in held])
         self._unsure = True
         return *self._flight, known
@@ -240,7 +262,7 @@ class RedisClient:
             return True
         name = new_name()
         if self._settings is not None:
-            self._exchange("declare", 0, self._former, msgpack.packb(self._settings), name=name)
+            self._exchange("declare", 0, msgpack.packb(self._settings), name=name)
             self._settings = None
         reply = self._exchange("enter", 0, self._former, name=name)
         if reply[0] == b"none":
@@ -281,20 +303,25 @@ class RedisClient:
         return reply
 
     def _request(self, *command: Any) -> Any:
-        connection = self._connection
+        # Meanwhile nobody else has the connection: a signal handler may run here, and use the queue.
+        connection, self._connection = self._connection, None
         try:
             if connection is None:
                 connection = self._connect()
-                self._connection = connection
             connection.send_command(*command)
             return _reply(connection, REPLY)
         except ResponseError:
             raise
         except BaseException:
-            self._connection = None
             if connection is not None:
                 connection.disconnect()
+                connection = None
             raise
+        finally:
+            if self._connection is None:
+                self._connection = connection
+            elif connection is not None:
+                connection.disconnect()
 
     def _connect(self) -> redis.Connection:
         return connect(self.place, min(REPLY, max(self._wait, 0.1)))
@@ -391,8 +418,9 @@ class RedisClient:
 
     def _beat(self) -> None:
         """Send heartbeats, and acks that no call takes along; and say goodbye in the end."""
+        due = 0.0
         while not self._leaving:
-            stirred = self._stirred.wait(self._lease / 4)
+            stirred = self._stirred.wait(max(0.0, due - time.monotonic()))
             if stirred and not self._leaving:
                 time.sleep(LINGER)
             self._stirred.clear()
@@ -402,7 +430,8 @@ class RedisClient:
                 with self._lock:
                     if self._news != NOTHING or self._flight[0]:
                         self._settle()
-                    elif not stirred:
+                    if time.monotonic() >= due:
+                        due = time.monotonic() + self._lease / 4
                         self._attempt("beat", lambda: (0,))
             except NearfarError as error:
                 log.debug("no heartbeat: %s", error)
