@@ -247,10 +247,10 @@ class Consumer:
             found: list[Saved | Partial | None] = [*self._store.known(request.jobs)]
             missing = [index for index, saved in enumerate(found) if saved is None]
             jobs = [request.jobs[index] for index in missing]
-            keys = set(map(self._store.key, jobs)) if len(self._streams) else set()
-            self._streams.let_go_of(self._streams.of(keys), self._clock())
+            files = {(self._store.key(job), job.name) for job in jobs} if len(self._streams) else set()
+            self._streams.let_go_of(self._streams.of(files), self._clock())
             partials, busy = self._store.unfinished(jobs)
-            busy += self._streams.of(keys)
+            busy += self._streams.of(files)
         except StoreError as error:
             return error.failure, []
         for index, partial in zip(missing, partials, strict=True):

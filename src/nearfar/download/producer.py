@@ -182,6 +182,7 @@ class TransferSink:
         def opened(accepted: bool) -> None:
             if accepted:
                 self.came, self.length = partial.size, partial.length
+                self.head = Head(self.job.url, 200, None, partial.length, partial.etag, partial.modified)
             else:
                 self._upload = None
             start(self, partial if accepted else None)

@@ -64,9 +64,11 @@ class Streams:
         """Whether the producer of any stream may be dead."""
         return any(now - stream.heard > SILENT for stream in self._streams.values())
 
-    def of(self, keys: Set[bytes]) -> list[str]:
-        """The streams of files with these keys (`Draft.key`) that another producer could continue."""
-        return [name for name, each in self._streams.items() if each.draft.key in keys and each.draft.keeps]
+    def of(self, files: Set[tuple[bytes, str | None]]) -> list[str]:
+        """The streams that another producer could continue, of files with these keys (`Draft.key`) and names
+        (`Job.name`)."""
+        drafts = {name: stream.draft for name, stream in self._streams.items()}
+        return [name for name, each in drafts.items() if each.keeps and (each.key, each.job.name) in files]
 
     def let_go_of(self, names: Iterable[str], now: float) -> None:
         """Release those of the streams whose producer is silent."""

@@ -94,13 +94,26 @@ def offered_to_nobody(store: Store) -> bool:
     return found is None and len(busy) == 1
 
 
+def test_a_continued_file_gets_the_time_that_the_server_named_first(tmp_path: Path) -> None:
+    named = head()._replace(modified="Tue, 15 Nov 1994 12:45:26 GMT")
+    with Store(tmp_path) as store:
+        store.open(job(), named).write(DATA[:HALF])
+    with Store(tmp_path, remote_time=True) as store:
+        partial = offered(store)
+        assert partial is not None
+        draft = resume(store, partial)
+        assert draft is not None
+        finish(store, draft)
+    assert (tmp_path / "a.png").stat().st_mtime == 784903526
+
+
 DYING = """
 import os, signal, sys, time
 from pathlib import Path
 from nearfar.download.store import draft
 from nearfar.download.store.store import Store
 from tests.download.store.test_partials import DATA, HALF, head, job, rows
-draft.EVERY = draft.FIRST = 0.0
+draft.FIRST, draft.EVERY = 0.0, 1000.0
 with Store(Path(sys.argv[1])) as store:
     started = store.open(job(name=sys.argv[2]), head())
     started.write(DATA[:HALF])

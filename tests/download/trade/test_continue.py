@@ -196,6 +196,11 @@ def test_the_file_of_a_silent_producer_goes_to_the_next_one(ends: Ends) -> None:
     assert ends.ask(StreamChunk("s", HALF, b"late")) == [StreamLost()]
 
 
+def test_the_same_url_under_another_name_waits_for_nobody(ends: Ends) -> None:
+    ends.begin()
+    assert ends.ask(Offer((Job(URL, "other.bin"),))) == [AlreadySaved((None,))]
+
+
 def test_the_file_of_a_living_producer_stays_with_it(ends: Ends) -> None:
     ends.begin()
     assert ends.ask(Offer((Job(URL),))) == []

@@ -179,6 +179,7 @@ class Draft:
             final_url=written(head.url),
             type=None if head.type is None else readable(head.type),
             etag=None if head.etag is None else readable(head.etag),
+            modified=None if head.modified is None else readable(head.modified),
             length=head.length,
             validator=head.validator,
             source=self._source,

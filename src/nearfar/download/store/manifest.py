@@ -41,15 +41,15 @@ _SCHEMA = f"""
     CREATE TABLE IF NOT EXISTS intents ({_COLUMNS}, owner TEXT NOT NULL, PRIMARY KEY (fold)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS partials (file TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL,
         key BLOB NOT NULL, named INTEGER NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
-        final_url TEXT NOT NULL, type TEXT, etag TEXT, length INTEGER, validator TEXT NOT NULL,
+        final_url TEXT NOT NULL, type TEXT, etag TEXT, modified TEXT, length INTEGER, validator TEXT NOT NULL,
         source TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, synced INTEGER NOT NULL,
         synced_sha256 TEXT NOT NULL, boot TEXT NOT NULL, time REAL NOT NULL,
         wanted INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS partials_by_key ON partials (key)
 """
 PARTIAL_FIELDS = (
-    *("file", "owner", "key", "named", "name", "url", "final_url", "type", "etag", "length"),
-    *("validator", "source", "size", "sha256", "synced", "synced_sha256", "boot", "time"),
+    *("file", "owner", "key", "named", "name", "url", "final_url", "type", "etag", "modified"),
+    *("length", "validator", "source", "size", "sha256", "synced", "synced_sha256", "boot", "time"),
 )
 """The columns of a partial file, see `partials.PartialRow`. A manifest of an earlier nearfar gets the table
 when it is opened; an earlier nearfar ignores it, and removes the partial files."""

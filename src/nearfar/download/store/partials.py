@@ -66,6 +66,7 @@ class PartialRow(NamedTuple):
     final_url: str
     type: str | None
     etag: str | None
+    modified: str | None
     length: int | None
     validator: str
     source: str

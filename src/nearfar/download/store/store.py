@@ -158,7 +158,7 @@ class Store:
         is removed then. Raises `StoreError`."""
         self._partials.end(resumption)
         row = resumption.row
-        head = Head(row.final_url, 200, row.type, row.length, row.etag, validator=row.validator)
+        head = Head(row.final_url, 200, row.type, row.length, row.etag, row.modified, validator=row.validator)
         draft = self._draft(job, head, resumption)
         if resumption.intact:
             return draft
