@@ -195,7 +195,7 @@ class Consumer:
             request = decode(incoming.message)
         except ProtocolError as error:
             log.warning("dropped a message: %s", error)
-            incoming.answer(encode_answer(Failure(Reason.REFUSED, f"the consumer cannot read it: {error}")))
+            incoming.answer(encode_answer(Failure(Reason.REJECTED, f"the consumer cannot read it: {error}")))
             return
         if self._stopping and not self._in_hand(request):
             self._kept_back.append(incoming)

@@ -86,7 +86,7 @@ class DryRun:
                 return name
             if job.name is not None:
                 break
-        raise StoreError(Reason.REFUSED, f"{'/'.join(parts)}: another file bears this name")
+        raise StoreError(Reason.REJECTED, f"{'/'.join(parts)}: another file bears this name")
 
     def _occupied(self, name: str) -> bool:
         return self._folder is not None and (self._folder / name).exists()

@@ -119,7 +119,7 @@ def _digest(algorithm: str, value: str) -> str:
 
 
 def _refusal(where: str, detail: str) -> Failure:
-    return Failure(Reason.REFUSED, f"{where}: {detail}")
+    return Failure(Reason.REJECTED, f"{where}: {detail}")
 
 
 def from_arguments(arguments: Iterable[Iterable[str]]) -> Iterator[list[Job | Bad]]:

@@ -28,13 +28,13 @@ class Reason(StrEnum):
     TOO_LARGE = "too-large"
     CHECKSUM = "checksum"
     DISK = "disk"
-    REFUSED = "rejected"
+    REJECTED = "rejected"
     """We rejected it, not the server: a scheme, a redirect, a type, a name, a response without a body."""
     WORKER = "worker"
     """Each pool worker that was given the job died or failed."""
 
 
-CONTINUABLE = frozenset(set(Reason) - {Reason.TOO_LARGE, Reason.CHECKSUM, Reason.DISK, Reason.REFUSED})
+CONTINUABLE = frozenset(set(Reason) - {Reason.TOO_LARGE, Reason.CHECKSUM, Reason.DISK, Reason.REJECTED})
 """Reasons after which the next command may continue a file where its bytes ended."""
 
 

@@ -104,7 +104,7 @@ def _read(value: object) -> Answer:
     try:
         return decode_answer(value)
     except ProtocolError as error:
-        return Failure(Reason.REFUSED, f"a consumer's answer cannot be read: {error}")
+        return Failure(Reason.REJECTED, f"a consumer's answer cannot be read: {error}")
 
 
 CHUNK = 1024 * 1024
@@ -264,7 +264,7 @@ def verdict_of(answer: Answer | Verdict) -> Verdict | StreamLost:
     """`answer` as a verdict; any other kind of answer is a failure."""
     match answer:
         case AlreadySaved() | Verdicts() | StreamAccepted() | ChunkAck():
-            return Failure(Reason.REFUSED, f"a consumer answered {type(answer).__name__} out of turn")
+            return Failure(Reason.REJECTED, f"a consumer answered {type(answer).__name__} out of turn")
     return answer
 
 
@@ -378,7 +378,7 @@ def _each(answer: Answer, count: int) -> tuple[Verdict | StreamLost, ...]:
         case Verdicts(verdicts) if len(verdicts) == count:
             return verdicts
         case Verdicts(verdicts):
-            wrong = Failure(Reason.REFUSED, f"a consumer gave {len(verdicts)} verdicts on {count} files")
+            wrong = Failure(Reason.REJECTED, f"a consumer gave {len(verdicts)} verdicts on {count} files")
             return (wrong,) * count
         case _:
             return (verdict_of(answer),) * count

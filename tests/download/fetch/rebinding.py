@@ -77,7 +77,7 @@ def fetch(url: str) -> Remembered:
 
 
 def refused(sink: Remembered) -> bool:
-    return sink.failure is not None and sink.failure.reason is Reason.REFUSED
+    return sink.failure is not None and sink.failure.reason is Reason.REJECTED
 
 
 def story(resolver: Resolver) -> None:

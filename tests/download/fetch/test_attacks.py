@@ -39,7 +39,7 @@ def again(first: bytes, data: bytes, seconds: float = 0.0) -> Handler:
 
 OLD = pycurl.version_info()[2] < 0x080000
 """A libcurl, as some wheels of pycurl have it, that takes some things for granted."""
-NO_HEAD = (Reason.TOO_LARGE, Reason.REFUSED) if OLD else (Reason.TOO_LARGE,)
+NO_HEAD = (Reason.TOO_LARGE, Reason.REJECTED) if OLD else (Reason.TOO_LARGE,)
 ENDLESS_HEADS = {
     "fields": again(OK, b"X-A: " + b"b" * 200 + b"\r\n"),
     "one field": again(OK + b"X: ", b"b" * 1000),
@@ -144,23 +144,23 @@ def test_a_rate_of_ours_makes_no_stall(rate: int | None, speed: int) -> None:
 
 
 LIES = {
-    "two lengths": (OK + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\nabcde", Reason.REFUSED),
-    "a length below none": (OK + b"Content-Length: -3\r\n\r\nabc", Reason.REFUSED),
+    "two lengths": (OK + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\nabcde", Reason.REJECTED),
+    "a length below none": (OK + b"Content-Length: -3\r\n\r\nabc", Reason.REJECTED),
     "a chunk larger than numbers": (CHUNKED + b"FFFFFFFFFFFFFFFFFF\r\nabc", Reason.TRUNCATED),
     "a chunk below none": (CHUNKED + b"-5\r\nabc", Reason.TRUNCATED),
     "no last chunk": (CHUNKED + b"3\r\nabc\r\n", Reason.TRUNCATED),
     "more announced than sent": (OK + b"Content-Length: 9\r\n\r\nabc", Reason.TRUNCATED),
-    "no http": (b"<html>and no more", Reason.REFUSED),
-    "a status below 100": (b"HTTP/1.1 000 X\r\n\r\nabc", Reason.REFUSED),
+    "no http": (b"<html>and no more", Reason.REJECTED),
+    "a status below 100": (b"HTTP/1.1 000 X\r\n\r\nabc", Reason.REJECTED),
     "a coding nobody asked for": (
         OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n%x\r\n" % len(BOMB) + BOMB + b"\r\n0\r\n\r\n",
-        Reason.REFUSED,
+        Reason.REJECTED,
     ),
 }
 if not OLD:
     LIES |= {
-        "nul in a field": (OK + b"X: a\0b\r\nContent-Length: 1\r\n\r\na", Reason.REFUSED),
-        "http of tomorrow": (b"HTTP/7.1 200 X\r\n\r\nabc", Reason.REFUSED),
+        "nul in a field": (OK + b"X: a\0b\r\nContent-Length: 1\r\n\r\na", Reason.REJECTED),
+        "http of tomorrow": (b"HTTP/7.1 200 X\r\n\r\nabc", Reason.REJECTED),
     }
 
 
@@ -248,7 +248,7 @@ def test_line_ends_in_a_redirect_stay_escaped(web: Web, fetcher: MakeFetcher) ->
 def test_control_characters_in_a_redirect_are_refused(web: Web, fetcher: MakeFetcher, target: str) -> None:
     web.routes["/a"] = redirect(target)
     (sink,) = fetch_all(fetcher(), web.url("/a"))
-    assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
+    assert sink.failure is not None and sink.failure.reason is Reason.REJECTED
     assert len(web.log) == 1
 
 
@@ -259,7 +259,7 @@ def test_only_http_and_https_are_followed(web: Web, fetcher: MakeFetcher, scheme
     web.routes["/a"] = redirect(f"{scheme}://127.0.0.1:{web.port}/b")
     by_redirect, at_once = fetch_all(fetcher(), web.url("/a"), f"{scheme}://127.0.0.1:{web.port}/b")
     for sink in (by_redirect, at_once):
-        assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
+        assert sink.failure is not None and sink.failure.reason is Reason.REJECTED
     assert web.connections == 1
 
 

@@ -71,7 +71,7 @@ def test_asked_too_a_file_that_is_itself_gzip_stays_so(web: Web, fetcher: MakeFe
 def test_a_coding_that_was_not_asked_for_is_refused(web: Web, fetcher: MakeFetcher, name: str) -> None:
     web.routes["/a"] = content(gzip.compress(CODED), content_encoding=name)
     (sink,) = fetch_all(fetcher(decode=True), web.url("/a"))
-    assert reason(sink) is Reason.REFUSED
+    assert reason(sink) is Reason.REJECTED
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_an_answer_that_carries_no_file_is_refused(web: Web, fetcher: MakeFetche
     web.routes["/a"] = status(code)
     (sink,) = fetch_all(fetcher(), web.url("/a"))
     assert sink.calls == ["failed"]
-    assert sink.failure == Failure(Reason.REFUSED, f"HTTP {code} Said So: an answer without a file")
+    assert sink.failure == Failure(Reason.REJECTED, f"HTTP {code} Said So: an answer without a file")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_another_type_than_expected_is_refused(
     web.routes["/a"] = content(b"x", **({"content_type": kind} if kind else {}))
     (sink,) = fetch_all(fetcher(expect=("image/*",)), web.url("/a"))
     assert sink.calls == (["begin", "chunk", "done"] if fits else ["failed"])
-    assert fits or (sink.failure is not None and sink.failure.reason is Reason.REFUSED)
+    assert fits or (sink.failure is not None and sink.failure.reason is Reason.REJECTED)
 
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(2000)
@@ -143,7 +143,7 @@ def test_where_a_type_says_nothing_or_lies_the_first_bytes_decide(
     if fits:
         assert bytes(sink.data) == body and sink.body is not None
     else:
-        assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
+        assert sink.failure is not None and sink.failure.reason is Reason.REJECTED
         assert "where image/* was expected" in sink.failure.detail and not sink.data
 
 
@@ -190,7 +190,7 @@ def test_a_page_under_the_name_of_something_else_is_told(
 def test_a_refused_type_is_not_read_to_its_end(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = endless(content_type="text/html")
     (sink,) = fetch_all(fetcher(expect=("image/*",)), web.url("/a"))
-    assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
+    assert sink.failure is not None and sink.failure.reason is Reason.REJECTED
 
 
 @pytest.mark.parametrize("size", [100, 101])
@@ -249,7 +249,7 @@ def test_the_checksum_of_the_job_is_checked(web: Web, fetcher: MakeFetcher) -> N
     )
     assert right.calls[-1] == "done"
     assert wrong.failure is not None and wrong.failure.reason is Reason.CHECKSUM
-    assert unknown.failure == Failure(Reason.REFUSED, "unknown checksum algorithm crc77")
+    assert unknown.failure == Failure(Reason.REJECTED, "unknown checksum algorithm crc77")
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_the_checksum_of_the_job_is_checked(web: Web, fetcher: MakeFetcher) -> N
 def test_what_cannot_be_fetched_is_refused_without_a_call_inside_add(fetcher: MakeFetcher, url: str) -> None:
     (sink,) = fetch_all(fetcher(), url)
     assert sink.calls == ["failed"]
-    assert sink.failure is not None and sink.failure.reason is Reason.REFUSED
+    assert sink.failure is not None and sink.failure.reason is Reason.REJECTED

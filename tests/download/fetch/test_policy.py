@@ -79,8 +79,8 @@ def test_a_host_is_parked_as_long_as_it_asked_up_to_the_cap() -> None:
         (56, False, Reason.CONNECT, True),
         (56, True, Reason.TRUNCATED, True),
         (92, True, Reason.TRUNCATED, True),
-        (1, False, Reason.REFUSED, False),
-        (8, False, Reason.REFUSED, False),
+        (1, False, Reason.REJECTED, False),
+        (8, False, Reason.REJECTED, False),
     ],
 )
 def test_codes_of_libcurl_by_reason(code: int, answered: bool, reason: Reason, transient: bool) -> None:
@@ -93,7 +93,7 @@ def test_nonsense_is_tried_again_only_behind_another_answer() -> None:
     """It may be the rest of an answer that was longer than its server said."""
     for code, reused, transient in ((1, True, True), (8, True, True), (1, False, False), (3, True, False)):
         trouble = from_curl(code, "", answered=False, reused=reused)
-        assert (trouble.reason, trouble.transient) == (Reason.REFUSED, transient)
+        assert (trouble.reason, trouble.transient) == (Reason.REJECTED, transient)
 
 
 def test_a_field_without_end_is_too_large() -> None:

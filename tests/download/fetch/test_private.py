@@ -48,7 +48,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 def barred(sink: Remembered) -> bool:
     assert sink.failure is not None
-    return sink.failure.reason is Reason.REFUSED and "no public address" in sink.failure.detail
+    return sink.failure.reason is Reason.REJECTED and "no public address" in sink.failure.detail
 
 
 SPELLINGS = """

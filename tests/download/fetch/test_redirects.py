@@ -20,7 +20,7 @@ SECRETS = (("Authorization", "Bearer x"), ("Cookie", "a=b"), ("X-Api-Key", "k"),
 
 def refused(sink: Remembered, word: str) -> bool:
     assert sink.failure is not None
-    return sink.failure.reason is Reason.REFUSED and word in sink.failure.detail
+    return sink.failure.reason is Reason.REJECTED and word in sink.failure.detail
 
 
 @pytest.mark.parametrize("code", [300, 301, 302, 303, 307, 308])

@@ -71,13 +71,13 @@ def test_a_connection_that_says_nothing_is_a_connect_failure(web: Web, fetcher: 
 def test_nonsense_instead_of_http_is_refused(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = raw(b"220 smtp.example.org ESMTP\r\n")
     (sink,) = fetch_all(fetcher(), web.url("/a"))
-    assert reason(sink) is Reason.REFUSED
+    assert reason(sink) is Reason.REJECTED
 
 
 def test_an_unasked_change_of_protocol_is_no_file(web: Web, fetcher: MakeFetcher) -> None:
     web.routes["/a"] = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
     (sink,) = fetch_all(fetcher(tries=2), web.url("/a"))
-    assert reason(sink) in (Reason.CONNECT, Reason.REFUSED)  # versions of libcurl differ
+    assert reason(sink) in (Reason.CONNECT, Reason.REJECTED)  # versions of libcurl differ
 
 
 def test_an_interim_answer_is_passed_over(web: Web, fetcher: MakeFetcher) -> None:

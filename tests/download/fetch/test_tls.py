@@ -78,7 +78,7 @@ def test_a_missing_authority_file_is_a_tls_failure(
 
 def test_plain_http_to_a_tls_port_is_no_file(secure_web: Web, fetcher: MakeFetcher) -> None:
     (sink,) = fetch_all(fetcher(tries=1), secure_web.url("/a").replace("https", "http"))
-    assert sink.failure is not None and sink.failure.reason in (Reason.CONNECT, Reason.REFUSED)
+    assert sink.failure is not None and sink.failure.reason in (Reason.CONNECT, Reason.REJECTED)
 
 
 def test_the_proxy_variable_is_honoured(

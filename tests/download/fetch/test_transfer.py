@@ -148,7 +148,7 @@ def test_a_fault_of_ours_ends_its_own_url_only(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(headers, "media_type", stumble)
     story = Story()
     assert story.request(200, b"abc") is Step.ENDED
-    assert story.sink.failure == Failure(Reason.REFUSED, "the answer cannot be read (TypeError: a fault)")
+    assert story.sink.failure == Failure(Reason.REJECTED, "the answer cannot be read (TypeError: a fault)")
 
 
 def test_being_put_off_spends_no_attempt() -> None:

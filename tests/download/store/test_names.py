@@ -116,7 +116,7 @@ def test_the_users_name_comes_first_then_the_servers_then_the_final_urls() -> No
 def test_a_users_name_that_leads_out_or_names_no_file_is_refused(name: str) -> None:
     with pytest.raises(StoreError) as caught:
         names.asked(name)
-    assert caught.value.reason is Reason.REFUSED
+    assert caught.value.reason is Reason.REJECTED
 
 
 @given(texts)

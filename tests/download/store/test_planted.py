@@ -32,7 +32,7 @@ def test_a_symlinked_sub_directory_is_refused(
     (tmp_path / "sub").symlink_to(outside)
     with pytest.raises(StoreError) as caught:
         draft(store, job(name="sub/deep/a.png"))
-    assert caught.value.reason is Reason.REFUSED
+    assert caught.value.reason is Reason.REJECTED
     assert list(outside.iterdir()) == []
 
 
@@ -40,7 +40,7 @@ def test_a_symlinked_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".nearfar.sqlite").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError) as caught:
         Store(tmp_path)
-    assert caught.value.reason is Reason.REFUSED
+    assert caught.value.reason is Reason.REJECTED
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -50,8 +50,8 @@ def test_a_fifo_or_a_directory_at_the_target_is_left_alone(tmp_path: Path, overw
     (tmp_path / "folder").mkdir()
     with Store(tmp_path, overwrite=overwrite) as store:
         assert saved(save(store, job("pipe"))).name == distinct("pipe", "pipe", "")
-        assert failed(save(store, job(name="pipe"))).reason is Reason.REFUSED
-        assert failed(save(store, job(name="folder"))).reason is Reason.REFUSED
+        assert failed(save(store, job(name="pipe"))).reason is Reason.REJECTED
+        assert failed(save(store, job(name="folder"))).reason is Reason.REJECTED
     assert (tmp_path / "pipe").is_fifo()
 
 
@@ -59,7 +59,7 @@ def test_a_name_below_a_file_is_refused(store: Store) -> None:
     save(store, job())
     with pytest.raises(StoreError) as caught:
         draft(store, job("b.png", name="a.png/b.png"))
-    assert caught.value.reason is Reason.REFUSED
+    assert caught.value.reason is Reason.REJECTED
 
 
 @pytest.mark.parametrize("plant", ["fifo", "link", "folder"])

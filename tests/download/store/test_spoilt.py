@@ -69,7 +69,7 @@ def test_a_changed_file_of_a_chosen_name_is_refused_with_what_to_do(store: Store
     save(store, what, DATA)
     spoil(tmp_path / "a.png", secretly=False)
     failure = failed(save(store, what, DATA))
-    assert failure.reason is Reason.REFUSED
+    assert failure.reason is Reason.REJECTED
     assert "`nearfar verify --repair` sets it aside, --overwrite replaces it" in failure.detail
     with Store(tmp_path, overwrite=True) as other:
         assert saved(save(other, what, DATA)).name == "a.png"
@@ -78,7 +78,7 @@ def test_a_changed_file_of_a_chosen_name_is_refused_with_what_to_do(store: Store
 
 def test_a_strangers_file_is_never_set_aside_for_a_checksum(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(SPOILT)
-    assert failed(save(store, job(name="a.png", checksum=SHA256), DATA)).reason is Reason.REFUSED
+    assert failed(save(store, job(name="a.png", checksum=SHA256), DATA)).reason is Reason.REJECTED
     save(store, job("other/a.png"), DATA)
     assert saved(save(store, job(checksum=SHA256), DATA)).name == distinct("a.png")
     assert (tmp_path / "a.png").read_bytes() == SPOILT

@@ -115,9 +115,9 @@ def test_a_users_name_that_is_taken_is_refused_and_the_others_are_unharmed(
     (tmp_path / "mine.png").write_bytes(b"theirs")
     bad, good = draft(store, job(name="mine.png")), draft(store, job("b.png", name="sub/b.png"))
     (_, first), (_, second) = store.commit([bad, good])
-    assert failed(first).reason is Reason.REFUSED
+    assert failed(first).reason is Reason.REJECTED
     assert saved(second).name == "sub/b.png"
-    assert failed(save(store, job("c.png", name="SUB/B.png"))).reason is Reason.REFUSED
+    assert failed(save(store, job("c.png", name="SUB/B.png"))).reason is Reason.REJECTED
     assert files(tmp_path) == {"mine.png": b"theirs", "sub/b.png": b"data"}
 
 

@@ -88,7 +88,7 @@ def test_blank_lines_and_remarks_are_nothing(line: str) -> None:
 def test_a_bad_line_is_refused_by_its_number(line: str, said: str) -> None:
     bad = parse(line, "line 7")
     assert isinstance(bad, Bad)
-    assert bad.failure.reason is Reason.REFUSED
+    assert bad.failure.reason is Reason.REJECTED
     assert bad.failure.detail.startswith("line 7: ")
     assert said in bad.failure.detail
 
@@ -96,7 +96,7 @@ def test_a_bad_line_is_refused_by_its_number(line: str, said: str) -> None:
 def test_bad_lines_stop_nobody_and_are_numbered_as_an_editor_does() -> None:
     entries = read(b"http://h/1\n\n# remark\n\xff\xfe\nhttp://h/2")
     assert entries[0] == Job("http://h/1")
-    assert entries[1] == Bad("", Failure(Reason.REFUSED, "line 4: not UTF-8"))
+    assert entries[1] == Bad("", Failure(Reason.REJECTED, "line 4: not UTF-8"))
     assert entries[2] == Job("http://h/2")
 
 

@@ -85,7 +85,7 @@ def test_failures_keep_their_reasons_and_stop_nobody(make_world: Make, tmp_path:
     world = make_world(SMALL)
     world.consumer("a", tmp_path)
     summary = world.fetch("http://h/none", *SMALL, Job("http://h/2", name="../escape"))
-    assert summary.failed == {Reason.HTTP_4XX: 1, Reason.REFUSED: 1}
+    assert summary.failed == {Reason.HTTP_4XX: 1, Reason.REJECTED: 1}
     assert summary.saved == len(SMALL)
     assert set(world.job_source.failures) == {"http://h/none", "http://h/2"}
     assert not (tmp_path.parent / "escape").exists()

@@ -181,13 +181,13 @@ def from_curl(code: int, message: str, answered: bool, *, reused: bool = False) 
     if code in TOO_LARGE:
         return too_large_head()
     # An invalid response may be the rest of a previous one that was longer than announced.
-    return Trouble(Reason.REFUSED, detail, transient=reused and code in NO_HTTP)
+    return Trouble(Reason.REJECTED, detail, transient=reused and code in NO_HTTP)
 
 
 def unreadable(error: Exception) -> Trouble:
     """The failure for a response that made our own code raise."""
     return Trouble(
-        Reason.REFUSED, f"the answer cannot be read ({type(error).__name__}: {one_line(str(error), 80)})"
+        Reason.REJECTED, f"the answer cannot be read ({type(error).__name__}: {one_line(str(error), 80)})"
     )
 
 
@@ -205,4 +205,4 @@ def from_status(status: int, phrase: str, retry_after: float | None) -> Trouble:
         return Trouble(Reason.HTTP_4XX, detail, transient, retry_after if transient else None, busy)
     if 500 <= status < 600:
         return Trouble(Reason.HTTP_5XX, detail, True, retry_after, busy)
-    return Trouble(Reason.REFUSED, f"{detail}: an answer without a file")
+    return Trouble(Reason.REJECTED, f"{detail}: an answer without a file")

@@ -50,7 +50,7 @@ def coding(field: str | None) -> str | None:
         return None
     if len(codes) > 1 or codes[0] not in ("gzip", "deflate"):
         raise ContentError(
-            Reason.REFUSED, f"a content coding that was not asked for: {', '.join(codes)[:40]}"
+            Reason.REJECTED, f"a content coding that was not asked for: {', '.join(codes)[:40]}"
         )
     return codes[0]
 

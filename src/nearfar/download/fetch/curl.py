@@ -102,11 +102,11 @@ class CurlFetcher:
         try:
             transfer = Transfer(job, sink, self._options, self._fields, partial)
         except UrlError as error:
-            self._refused.append((sink, Trouble(Reason.REFUSED, str(error))))
+            self._refused.append((sink, Trouble(Reason.REJECTED, str(error))))
             return
         if job.checksum is not None and not is_known(job.checksum.algorithm):
             detail = f"unknown checksum algorithm {job.checksum.algorithm}"
-            self._refused.append((sink, Trouble(Reason.REFUSED, detail)))
+            self._refused.append((sink, Trouble(Reason.REJECTED, detail)))
             return
         self._schedule.add(transfer.url.host, transfer)
 

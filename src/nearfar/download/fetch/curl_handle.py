@@ -94,7 +94,7 @@ def shut_connection(descriptor: int, port: int) -> None:
 ABORT = -1
 ABORTED = 23
 """libcurl's code for a transfer that the callback ended."""
-UNWANTED = frozenset({Reason.REFUSED, Reason.TOO_LARGE})
+UNWANTED = frozenset({Reason.REJECTED, Reason.TOO_LARGE})
 COULD_NOT_CONNECT = 7
 HEAD_ERRORS = frozenset({8, 23, 56})
 """libcurl's codes for an abandoned head: by libcurl, after 300 kB or 5,000 lines, or by our callback."""
@@ -237,7 +237,7 @@ class Handle:
         if not self._answered and (not code or self.curl.getinfo(pycurl.RESPONSE_CODE) >= 200):
             self._answer()
         if code == COULD_NOT_CONNECT and self._barred is not None:
-            return Trouble(Reason.REFUSED, f"{self._barred} is no public address (--no-private)")
+            return Trouble(Reason.REJECTED, f"{self._barred} is no public address (--no-private)")
         if not code:
             return None
         if code in HEAD_ERRORS and sum(map(len, self._lines)) > HEAD_AT_MOST:

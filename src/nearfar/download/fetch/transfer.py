@@ -375,7 +375,7 @@ class Transfer:
     def _judge(self, answer: Answer, now: float) -> bool:
         fields, status = answer.fields, answer.status
         if status in PARTLY_FILE and (why := headers.contradiction(answer)) is not None:
-            self.trouble = Trouble(Reason.REFUSED, why)
+            self.trouble = Trouble(Reason.REJECTED, why)
             return False
         if status in FILE:
             return self._whole(answer)
@@ -477,7 +477,7 @@ class Transfer:
     def _unexpected(self, kind: str | None, *, seen: bool = False) -> tuple[Reason, str]:
         wanted = ", ".join(self._options.expect)
         by = " (by its first bytes)" if seen else ""
-        return Reason.REFUSED, f"{kind or 'no media type'}{by} where {wanted} was expected"
+        return Reason.REJECTED, f"{kind or 'no media type'}{by} where {wanted} was expected"
 
     def _warn_of_page(self, data: bytes) -> None:
         """Warn about a web page that is declared as something else. `JobSource` handles declared pages."""
@@ -517,7 +517,7 @@ class Transfer:
         if self._ranged:
             self._cannot_join("the part that was sent does not continue what came before")
         elif part is not None:
-            self.trouble = Trouble(Reason.REFUSED, "HTTP 206: a part of the file that was not asked for")
+            self.trouble = Trouble(Reason.REJECTED, "HTTP 206: a part of the file that was not asked for")
         else:
             self.trouble = from_status(answer.status, answer.phrase, None)
         return False
@@ -590,13 +590,13 @@ class Transfer:
             # Of several targets take the first, as libcurl and other tools do.
             target = join_url(self.url, answer.fields["location"])
         except UrlError as error:
-            self.trouble = Trouble(Reason.REFUSED, f"redirect not followed: {error}")
+            self.trouble = Trouble(Reason.REJECTED, f"redirect not followed: {error}")
             return
         if self._hops > self._options.redirects:
-            self.trouble = Trouble(Reason.REFUSED, f"more than {self._options.redirects} redirects")
+            self.trouble = Trouble(Reason.REJECTED, f"more than {self._options.redirects} redirects")
         elif self.url.scheme == "https" and target.scheme == "http":
             where = redact_url(target.text)
-            self.trouble = Trouble(Reason.REFUSED, f"redirect from https to http not followed: {where}")
+            self.trouble = Trouble(Reason.REJECTED, f"redirect from https to http not followed: {where}")
         else:
             self._go_to(target, answer, now)
 

@@ -100,8 +100,8 @@ class Claims:
                 break
         if any(entry.fold == fold(draft.label) for entry in own):
             detail = "it was changed since it was saved: `nearfar verify --repair` sets it aside"
-            raise StoreError(Reason.REFUSED, f"{draft.label}: {detail}, --overwrite replaces it")
-        raise StoreError(Reason.REFUSED, f"{draft.label}: another file bears this name")
+            raise StoreError(Reason.REJECTED, f"{draft.label}: {detail}, --overwrite replaces it")
+        raise StoreError(Reason.REJECTED, f"{draft.label}: another file bears this name")
 
     def _again(self, draft: Draft, entry: ManifestEntry, now: float) -> Saved | Claim | None:
         """What to do about the file of an earlier download of the same URL, if its content is unchanged."""

@@ -85,7 +85,7 @@ class Folders:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 where = "/".join(parts)
                 raise StoreError(
-                    Reason.REFUSED, f"{where} is a symlink or a file, not a directory"
+                    Reason.REJECTED, f"{where} is a symlink or a file, not a directory"
                 ) from error
             raise
         self._open[parts] = opened

@@ -107,7 +107,7 @@ class Listing:
         """Raise `StoreError` where an output to `path` would replace the manifest."""
         with contextlib.suppress(FileNotFoundError):
             if path.samefile(self._path):
-                raise StoreError(Reason.REFUSED, f"{path} is the manifest itself: name another file")
+                raise StoreError(Reason.REJECTED, f"{path} is the manifest itself: name another file")
 
     def close(self) -> None:
         self._open.close()

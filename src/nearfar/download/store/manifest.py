@@ -334,7 +334,7 @@ def refuse_strangers(directory: Path) -> None:
     for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal"):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG((directory / name).lstat().st_mode):
-                raise StoreError(Reason.REFUSED, f"{name} is not a regular file")
+                raise StoreError(Reason.REJECTED, f"{name} is not a regular file")
 
 
 Form = Literal["jsonl", "csv"]

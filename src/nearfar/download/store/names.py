@@ -70,10 +70,10 @@ def asked(name: str) -> tuple[str, ...]:
     """
     parts = re.split(r"[/\\]", name)
     if not parts[0] or _DRIVE.match(name) or ".." in parts:
-        raise StoreError(Reason.REFUSED, f"the name {name!a} leads out of the directory, or is empty")
+        raise StoreError(Reason.REJECTED, f"the name {name!a} leads out of the directory, or is empty")
     kept = tuple(clean(part) for part in parts if part not in ("", "."))
     if not kept or not all(kept) or parts[-1] in ("", "."):
-        raise StoreError(Reason.REFUSED, f"the name {name!a} names no file")
+        raise StoreError(Reason.REJECTED, f"the name {name!a} names no file")
     return kept
 
 
