@@ -198,7 +198,7 @@ def test_other_processes_connect_by_address(queue: FarQueue) -> None:
     ("address", "why"),
     [
         ("tcp://0.0.0.0:5555", "insecure=True"),
-        ("udp://127.0.0.1:1", "expected tcp://host:port or ipc://path"),
+        ("udp://127.0.0.1:1", "its scheme is none of ipc, redis, rediss, tcp, valkey, valkeys"),
         ("tcp://127.0.0.1:99999", "at most 65535"),
         ("ipc:///no/such/folder/q", "no folder"),
     ],
