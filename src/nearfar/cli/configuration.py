@@ -143,8 +143,8 @@ def files(named: str | None) -> list[Path]:
 def read(path: Path) -> dict[str, Any]:
     """The content of a file.
 
-    Raises `ConfigurationError`, also for a file that others can change: its settings decide whom this user's
-    programs trust.
+    Raises `ConfigurationError`, also for a file that others can change: its settings decide which peers
+    this user's programs trust.
     """
     import tomllib  # most runs have no file
 

@@ -32,7 +32,7 @@ from nearfar.contrast.processes import (
     wait_for_the_end,
 )
 from nearfar.contrast.settings import Settings
-from nearfar.contrast.transports import ContestedQueue, Transport
+from nearfar.contrast.transports import ContestedQueue, QueueContestant
 from nearfar.contrast.verdict import distinct, judge
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer
@@ -295,7 +295,7 @@ FAULTS = {
 
 
 def measure_fault(
-    transport: Transport, settings: Settings, folder: Path, name: str, number: int
+    transport: QueueContestant, settings: Settings, folder: Path, name: str, number: int
 ) -> dict[str, Any]:
     """The verdict on trial `number`, as JSON. The victim alternates from trial to trial."""
     fault = FAULTS[name]
@@ -342,7 +342,7 @@ DISK = 0.003
 
 
 def measure_download(
-    transport: Transport, settings: Settings, folder: Path, *, kill: bool, number: int
+    transport: QueueContestant, settings: Settings, folder: Path, *, kill: bool, number: int
 ) -> dict[str, Any]:
     """Files per second, and what became of the files. `kill`: one `getfile` process is killed halfway."""
     gallery = Gallery(settings.pictures, large=0)

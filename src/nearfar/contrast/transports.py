@@ -116,7 +116,7 @@ class ContestedQueue(abc.ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Transport:
+class QueueContestant:
     """One way for items to travel."""
 
     name: str
@@ -249,10 +249,10 @@ def open_push_pull(folder: Path, bound: int) -> Iterator[ContestedQueue]:
 TRANSPORTS = {
     each.name: each
     for each in (
-        Transport(QUEUE, open_standard),
-        Transport(RAW, open_push_pull),
-        Transport(NEAR, open_near),
-        Transport(FAR_IPC, partial(open_far, "ipc"), hosted=True),
-        Transport(FAR_TCP, partial(open_far, "tcp"), hosted=True),
+        QueueContestant(QUEUE, open_standard),
+        QueueContestant(RAW, open_push_pull),
+        QueueContestant(NEAR, open_near),
+        QueueContestant(FAR_IPC, partial(open_far, "ipc"), hosted=True),
+        QueueContestant(FAR_TCP, partial(open_far, "tcp"), hosted=True),
     )
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from nearfar.contrast.processes import FORK, ProcessGroup
 from nearfar.contrast.settings import FAR_IPC, FAR_TCP, KIB, NEAR, QUEUE, RAW, Settings, percentiles
-from nearfar.contrast.transports import ContestedQueue, Transport
+from nearfar.contrast.transports import ContestedQueue, QueueContestant
 
 WARM_UP = 20
 """Round trips and calls that are not counted."""
@@ -59,7 +59,7 @@ def batch_of(size: int) -> int:
     return min(MOST, LARGEST // size)
 
 
-def measure_throughput(transport: Transport, settings: Settings, folder: Path) -> list[dict[str, Any]]:
+def measure_throughput(transport: QueueContestant, settings: Settings, folder: Path) -> list[dict[str, Any]]:
     """A row for each size and mode. Queue and processes are new for each row."""
     rows = []
     for mode in put_modes(settings.sizes):
@@ -74,7 +74,7 @@ def measure_throughput(transport: Transport, settings: Settings, folder: Path) -
 
 
 def one_producer_one_consumer(
-    transport: Transport, settings: Settings, folder: Path, mode: PutMode
+    transport: QueueContestant, settings: Settings, folder: Path, mode: PutMode
 ) -> tuple[float, int, int]:
     """Items per second as the consumer saw them, and the items sent and received."""
     here, there = FORK.Pipe()
@@ -147,7 +147,7 @@ def _consume_all(queue: ContestedQueue, batch: int, result: Connection, starting
 # -- round trips -----------------------------------------------------------------------------------
 
 
-def measure_latency(transport: Transport, settings: Settings, folder: Path) -> dict[str, Any]:
+def measure_latency(transport: QueueContestant, settings: Settings, folder: Path) -> dict[str, Any]:
     """Percentiles, in microseconds, of round trips: 100 bytes through one queue, and back through a
     second."""
     here, there = FORK.Pipe()
@@ -189,7 +189,7 @@ STABLE = 0.3
 """Seconds without change after which all items have arrived. No transport tells when that is."""
 
 
-def measure_memory(transport: Transport, settings: Settings, folder: Path) -> dict[str, Any]:
+def measure_memory(transport: QueueContestant, settings: Settings, folder: Path) -> dict[str, Any]:
     """Bytes for each item by which the memory of each process grows, while items wait in an unbounded
     queue."""
     here, there = FORK.Pipe()
@@ -294,7 +294,7 @@ PROGRAMS = {
 needs."""
 
 
-def measure_start(transport: Transport, settings: Settings, folder: Path) -> dict[str, float]:
+def measure_start(transport: QueueContestant, settings: Settings, folder: Path) -> dict[str, float]:
     """Milliseconds from the start of an interpreter to the first item; and those of the interpreter alone."""
     return {
         "milliseconds": _run_program(PROGRAMS[transport.name], folder),

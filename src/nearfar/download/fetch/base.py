@@ -50,7 +50,7 @@ class Sink(Protocol):
 class HostLimits(Protocol):
     """The way of one fetcher to the holder of limits that several processes share (`nearfar.queues.limits`).
 
-    Not thread-safe. Whoever receives for it wakes the fetcher.
+    Not thread-safe. The thread that receives for it wakes the fetcher.
     """
 
     def session(self) -> int:

@@ -38,7 +38,7 @@ class GivenCookie(NamedTuple):
 
 
 def read_netrc(path: Path | None) -> tuple[Login, ...]:
-    """The logins of a netrc file; None: ``~/.netrc``, which nobody else may be able to read.
+    """The logins of a netrc file; None: ``~/.netrc``, which no other user may be able to read.
 
     Raises `OSError`, and `ValueError`, without a part of the file.
     """

@@ -30,7 +30,7 @@ from nearfar.download.store.manifest import Manifest, ManifestEntry, readable
 from nearfar.download.store.names import candidates, fold
 
 
-class Claim(NamedTuple):
+class NameClaim(NamedTuple):
     """A name for a draft, and what may be done with the file that has the name now."""
 
     draft: Draft
@@ -48,7 +48,9 @@ class Claims:
         self._folders = folders
         self._overwrite = overwrite
 
-    def group(self, drafts: list[Draft], now: float) -> tuple[list[Claim], dict[Draft, Saved | StoreError]]:
+    def group(
+        self, drafts: list[Draft], now: float
+    ) -> tuple[list[NameClaim], dict[Draft, Saved | StoreError]]:
         """Claim a name for each of `drafts`, or return how it ended without one.
 
         A second draft of one URL is in neither result: it must wait until the first has ended.
@@ -59,7 +61,7 @@ class Claims:
         if self._manifest.known(keys, wishes):
             saved = self._manifest.by_key(keys)
             taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
-        claimed: dict[str, Claim] = {}
+        claimed: dict[str, NameClaim] = {}
         ended: dict[Draft, Saved | StoreError] = {}
         seen: set[bytes] = set()
         for draft, wish in zip(drafts, wishes, strict=True):
@@ -67,14 +69,14 @@ class Claims:
                 continue
             seen.add(draft.key)
             if draft.key not in saved and wish not in taken and wish not in claimed and not draft.tried:
-                claimed[wish] = Claim(draft, _entry(draft, draft.parts, wish, now), self._overwrite)
+                claimed[wish] = NameClaim(draft, _entry(draft, draft.parts, wish, now), self._overwrite)
                 continue
             try:
                 found = self._choose(draft, saved.get(draft.key, []), claimed.keys(), now)
             except (OSError, StoreError) as error:
                 ended[draft] = disk(error, draft.label)
                 continue
-            if isinstance(found, Claim):
+            if isinstance(found, NameClaim):
                 claimed[found.entry.fold] = found
             else:
                 ended[draft] = found
@@ -82,7 +84,7 @@ class Claims:
 
     def _choose(
         self, draft: Draft, own: list[ManifestEntry], claimed: Collection[str], now: float
-    ) -> Saved | Claim:
+    ) -> Saved | NameClaim:
         """Choose for a draft whose URL or requested name is known already."""
         for entry in own:
             self._settle(entry.fold, draft.key)
@@ -103,7 +105,7 @@ class Claims:
             raise StoreError(Reason.REJECTED, f"{draft.label}: {detail}, --overwrite replaces it")
         raise StoreError(Reason.REJECTED, f"{draft.label}: another file bears this name")
 
-    def _again(self, draft: Draft, entry: ManifestEntry, now: float) -> Saved | Claim | None:
+    def _again(self, draft: Draft, entry: ManifestEntry, now: float) -> Saved | NameClaim | None:
         """What to do about the file of an earlier download of the same URL, if its content is unchanged."""
         there = self.size(entry)
         untouched = there == entry.size and self.same(entry)
@@ -113,11 +115,11 @@ class Claims:
             return None
         replace = untouched or self._overwrite
         spoilt = there is not None and not replace and draft.job.checksum is not None
-        return Claim(draft, _entry(draft, entry.parts, entry.fold, now), replace, spoilt)
+        return NameClaim(draft, _entry(draft, entry.parts, entry.fold, now), replace, spoilt)
 
     def _try(
         self, draft: Draft, parts: tuple[str, ...], claimed: Collection[str], now: float
-    ) -> Saved | Claim | None:
+    ) -> Saved | NameClaim | None:
         folded = fold("/".join(parts))
         if folded in draft.tried or folded in claimed:
             return None
@@ -126,11 +128,11 @@ class Claims:
             return None
         holder = self._manifest.by_fold([folded]).get(folded)
         if holder is None:
-            return Claim(draft, _entry(draft, parts, folded, now), self._overwrite)
+            return NameClaim(draft, _entry(draft, parts, folded, now), self._overwrite)
         if holder.key == draft.key:
             return self._again(draft, holder, now)
         if draft.job.name is not None and self._overwrite:
-            return Claim(draft, _entry(draft, parts, folded, now), replace=True)
+            return NameClaim(draft, _entry(draft, parts, folded, now), replace=True)
         return None
 
     def _settle(self, folded: str, key: bytes) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from nearfar.download.model import Failure, Reason, Saved, StoreError, disk, lacks_room
-from nearfar.download.store.claims import Claim, Claims
+from nearfar.download.store.claims import Claims, NameClaim
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.folders import Folders, place, set_aside
 from nearfar.download.store.manifest import FILE, Manifest
@@ -216,7 +216,7 @@ class Committer:
         self._unsettled = False
         ended.update(placed)
 
-    def _place(self, claims: list[Claim], ended: _Endings) -> dict[Draft, Saved]:
+    def _place(self, claims: list[NameClaim], ended: _Endings) -> dict[Draft, Saved]:
         """Give the names, under the manifest's lock: no other process can take over an intent meanwhile."""
         mine = claims
         if self._manifest.count_of(self._owner) != len(claims):
@@ -236,7 +236,7 @@ class Committer:
         self._step("renamed")
         return placed
 
-    def _name(self, claim: Claim) -> None:
+    def _name(self, claim: NameClaim) -> None:
         draft = claim.draft
         if draft.temporary is None:
             raise ValueError(f"{draft.label} is discarded")

@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 _shield = Shield()
 
 
-class Lent(NamedTuple):
+class LeasedItem(NamedTuple):
     """An item that this client holds."""
 
     session: int
@@ -150,7 +150,7 @@ class RedisClient:
             return self._persist(partial(self._attempt, "put", lambda: (number, *bodies)), None)
 
     def take(self, most: int, holder: int, *, to_the_end: bool, until: float | None) -> list[Any]:
-        """Up to `most` items (`Lent`) for `holder`; if there are none, the script's reply.
+        """Up to `most` items (`LeasedItem`) for `holder`; if there are none, the script's reply.
 
         It takes along all acks. If the server is away at `until`, there are none.
         """
@@ -200,7 +200,9 @@ class RedisClient:
                 rows = msgpack.unpackb(reply[1], raw=True)
                 mine = self._held.setdefault(holder, {})
                 mine.update(dict.fromkeys(rows[::3]))
-                return [Lent(self.session, *rows[at : at + 3]) for at in range(0, len(rows), 3)] or [b"empty"]
+                return [LeasedItem(self.session, *rows[at : at + 3]) for at in range(0, len(rows), 3)] or [
+                    b"empty"
+                ]
         return reply
 
     def _settle(self) -> list[Any] | None:
@@ -303,7 +305,7 @@ class RedisClient:
         return reply
 
     def _request(self, *command: Any) -> Any:
-        # Meanwhile nobody else has the connection: a signal handler may run here, and use the queue.
+        # Meanwhile no other thread has the connection: a signal handler may run here, and use the queue.
         connection, self._connection = self._connection, None
         try:
             if connection is None:
@@ -329,28 +331,28 @@ class RedisClient:
     # -- what this client holds ------------------------------------------------------------------
 
     @safe
-    def done(self, one: Lent) -> None:
+    def done(self, one: LeasedItem) -> None:
         """Ack an item; of an earlier session it is late, and only counted. Does not wait for the server."""
         self._note(one, DONE)
 
     @safe
-    def failed(self, one: Lent) -> None:
+    def failed(self, one: LeasedItem) -> None:
         """Give an item back for another attempt, and wait until the server has it."""
         if self._note(one, FAILED):
             self.settle_now()
 
     @safe
-    def unreadable(self, one: Lent) -> None:
+    def unreadable(self, one: LeasedItem) -> None:
         """Put an item aside, as a dead letter."""
         self._note(one, UNREADABLE)
 
     @safe
-    def let_go(self, some: Iterable[Lent]) -> None:
+    def let_go(self, some: Iterable[LeasedItem]) -> None:
         """Give back items that the program has not seen."""
         for one in some:
             self._note(one, UNUSED)
 
-    def _note(self, one: Lent, outcome: int) -> bool:
+    def _note(self, one: LeasedItem, outcome: int) -> bool:
         with self._lock:
             if one.session == self.session:
                 for held in self._held.values():

@@ -39,7 +39,7 @@ from nearfar.queues.base import (
     waits,
 )
 from nearfar.queues.redis.address import RedisAddress
-from nearfar.queues.redis.client import DELIVERY, Lent, RedisClient, ask, log
+from nearfar.queues.redis.client import DELIVERY, LeasedItem, RedisClient, ask, log
 from nearfar.serialization import item_codec
 
 MOST = 1 << 53
@@ -77,7 +77,7 @@ def _join(client: RedisClient) -> None:
 class RedisDelivery(Delivery):
     """A delivery of a queue in Redis."""
 
-    def __init__(self, client: RedisClient, lent: Lent, item: Any) -> None:
+    def __init__(self, client: RedisClient, lent: LeasedItem, item: Any) -> None:
         self.item, self.attempt = item, lent.attempt
         self._client, self._lent = client, lent
 
@@ -264,7 +264,7 @@ class RedisQueue(RemoteQueue):
         timeout: float | None,
         *,
         to_the_end: bool = False,
-    ) -> list[tuple[Lent, Any]]:
+    ) -> list[tuple[LeasedItem, Any]]:
         """Items with their leases. What does not reach the caller, because of an exception, is given back."""
         client = self._reached()
         wait, deadline = waits(block, timeout), deadline_of(block, timeout)
@@ -285,7 +285,7 @@ class RedisQueue(RemoteQueue):
         wait: bool,
         deadline: float | None,
         to_the_end: bool,
-    ) -> list[tuple[Lent, Any]]:
+    ) -> list[tuple[LeasedItem, Any]]:
         if self._settles and holder != DELIVERY:
             client.done_by(holder)
         found = self._take_many(client, most, holder, wait, deadline, to_the_end)
@@ -307,12 +307,12 @@ class RedisQueue(RemoteQueue):
         wait: bool,
         deadline: float | None,
         to_the_end: bool,
-    ) -> list[tuple[Lent, Any]]:
+    ) -> list[tuple[LeasedItem, Any]]:
         """At least one item and up to `most`. An item that cannot be read raises by itself."""
         self._check(client)
         while True:
             taken = client.take(most, holder, to_the_end=to_the_end, until=deadline if wait else None)
-            if isinstance(taken[0], Lent):
+            if isinstance(taken[0], LeasedItem):
                 return self._read(client, taken)
             if taken[0] == b"lost":
                 raise ProducerLost(tuple(sorted(name.decode() for name in taken[1])))
@@ -322,8 +322,8 @@ class RedisQueue(RemoteQueue):
                 raise Empty
             client.sleep("wake", deadline)
 
-    def _read(self, client: RedisClient, taken: list[Lent]) -> list[tuple[Lent, Any]]:
-        found: list[tuple[Lent, Any]] = []
+    def _read(self, client: RedisClient, taken: list[LeasedItem]) -> list[tuple[LeasedItem, Any]]:
+        found: list[tuple[LeasedItem, Any]] = []
         for at, lent in enumerate(taken):
             try:
                 [item] = item_codec.decode(self._verify(lent.body), 1, trusted=bool(self._access.keys))
