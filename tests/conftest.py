@@ -30,6 +30,10 @@ TESTS = Path(__file__).parent
 EDGES = {"chaos", "contrast", "demo", "deploy", "download", "examples", "exits", "cli"}
 """Folders whose tests are of our own programs, files and connections, above what interpreters do differently:
 they show all that they can show under the oldest and the newest Python."""
+OF_TESTS = tuple(
+    f"NEARFAR_{name}" for name in ("CELL", "CHAOS_", "COMPOSE", "FAILPOINT", "HOSTILE_", "SEED", "TEST_")
+)
+"""How the variables that tests read begin; all others are settings of the user, which tests do not follow."""
 LONGEST_ROOT = 20
 """Characters of a temporary folder in which the path of a Unix socket stays below the system's limit of 107,
 with what pytest and pytest-xdist add to it."""
@@ -106,7 +110,7 @@ def temporary_folder() -> Iterator[None]:
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         for name in os.environ:
-            if name.startswith("NEARFAR_") and not name.startswith(("NEARFAR_CHAOS_", "NEARFAR_COMPOSE")):
+            if name.startswith("NEARFAR_") and not name.startswith(OF_TESTS):
                 patch.delenv(name)
         patch.setenv("NEARFAR_CONFIG", "")
         make_keys()
