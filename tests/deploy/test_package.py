@@ -10,6 +10,7 @@ import sys
 import tarfile
 import venv
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -19,6 +20,8 @@ from tests.support.shell import ROOT
 
 LIMIT = 240.0
 """Seconds that one order may take, downloads from the package index included."""
+SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""Python 3.11 has the option from 3.11.4 on."""
 NOT_PACKED = {".editorconfig"}
 SMOKE = """
 from multiprocessing import Process
@@ -90,7 +93,7 @@ def test_the_sdist_holds_all_of_the_clone(packages: dict[str, Path]) -> None:
 
 def test_the_tests_of_the_sdist_are_found(packages: dict[str, Path], tmp_path: Path) -> None:
     with tarfile.open(packages["sdist"]) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **SAFELY)
     (root,) = tmp_path.iterdir()
     said = run(sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", cwd=root)
     found = re.search(r"(\d+)(/\d+)? tests collected", said)

@@ -68,14 +68,15 @@ class ProgressBars:
         width, height = self._console.size
         bar = max(NARROWEST, min(WIDEST, width // PART))
         room = max(1, width - bar - 1 - ECHO)
-        lines = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
+        # The texts have the space between the columns: versions of rich pad the last one differently.
+        lines = Table.grid()
         lines.add_column(width=bar, no_wrap=True)
-        lines.add_column(width=room, no_wrap=True, overflow="ellipsis")
+        lines.add_column(width=1 + room, no_wrap=True, overflow="ellipsis")
         said = describe_briefly(self._rate, counts, now, room)
-        lines.add_row(_bar(counts.progress, counts.total, bar, now), Text(said))
+        lines.add_row(_bar(counts.progress, counts.total, bar, now), Text(f" {said}"))
         for name, came, length in counts.large[: max(0, height - OTHER_LINES)]:
             of = "" if length is None else f" of {size(length)}"
-            lines.add_row(_bar(came, length, bar, now), Text(f"{size(came)}{of}  {readable(name)}"))
+            lines.add_row(_bar(came, length, bar, now), Text(f" {size(came)}{of}  {readable(name)}"))
         self._live.update(lines, refresh=True)
 
 
