@@ -26,7 +26,8 @@ class Forecast(NamedTuple):
     url: str
     """For a person: without secrets."""
     name: str | None
-    """Below the output folder. Of a file to fetch, as long as the server suggests no other name."""
+    """Below the output folder. Of a file to fetch, as long as the server suggests no other name, and of two
+    with one name the earlier line is complete first."""
     detail: str = ""
 
 
