@@ -52,7 +52,7 @@ def make(address: str) -> Iterator[Maker]:
 
 
 @contextmanager
-def mortal(target: Callable[..., None], queue: FarQueue, *arguments: Any) -> Iterator[tuple[Any, Connection]]:
+def mortal(target: Callable[..., None], queue: Any, *arguments: Any) -> Iterator[tuple[Any, Connection]]:
     """A child with `queue` and a pipe to it; killed in the end, if it lives."""
     here, there = FORK.Pipe()
     process = FORK.Process(target=target, args=(queue, there, *arguments))

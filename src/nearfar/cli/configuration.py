@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from nearfar.cli import PROGRAMS, parser_of
 
 __all__ = [
+    "NAMED",
     "ConfigurationError",
     "Setting",
     "configurable",

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from nearfar.cli.common import StopRequest, why
+from nearfar.cli.configuration import NAMED
 from nearfar.cli.exits import Exit
 from nearfar.cli.parser import Parser
 from nearfar.contrast.runner import (
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     After a signal, the report contains what was measured until then.
     """
     options = make_parser().parse_args(argv)
-    os.environ["NEARFAR_CONFIG"] = ""  # the user's settings are not those of the programs that are measured
+    os.environ[NAMED] = ""  # the user's settings are not those of the programs that are measured
     if find_spec("jinja2") is None or find_spec("rich") is None:
         print(
             "nearfar contrast: the report needs jinja2 and rich: pip install 'nearfar[contrast]'",

@@ -9,7 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +18,8 @@ import pytest
 from nearfar import JoinableQueue, Queue
 from nearfar.errors import Empty, ProducerLost
 from tests.queues.contract import LIMIT, threads, told
-from tests.queues.process_roles import die_of_poison, hold
+from tests.queues.process_roles import die_of_poison, hold, produce_and_wait
+from tests.queues.test_kills import mortal
 from tests.support import redis_server
 from tests.support.redis_server import DURABLE, Server
 from tests.support.waiting import eventually
@@ -26,21 +27,6 @@ from tests.support.waiting import eventually
 pytestmark = redis_server.needed
 LEASE = 1.0
 FORK = multiprocessing.get_context("fork")
-
-
-@contextmanager
-def mortal(target: Any, *arguments: Any) -> Iterator[tuple[Any, Connection]]:
-    """A child with a pipe to it; killed in the end, if it lives."""
-    here, there = FORK.Pipe()
-    process = FORK.Process(target=target, args=(*arguments[:1], there, *arguments[1:]))
-    process.start()
-    with here, there:
-        try:
-            yield process, here
-        finally:
-            process.kill()
-            process.join()
-            process.close()
 
 
 @pytest.fixture
@@ -53,12 +39,6 @@ def durable() -> Iterator[Server]:
     """A server that writes each item to disk before it replies."""
     with redis_server.running(*DURABLE) as server:
         yield server
-
-
-def put_and_say(queue: Any, gate: Connection, items: list[Any]) -> None:
-    queue.put_many(items)
-    gate.send("put")
-    gate.recv()
 
 
 def put_and_die(queue: Any, gate: Connection, count: int) -> None:
@@ -149,7 +129,7 @@ def test_a_poison_item_becomes_a_dead_letter(address: str) -> None:
 def test_a_killed_producer_is_named_at_the_end(address: str) -> None:
     with Queue(0, address, lease=LEASE) as queue:
         items: list[Any] = []
-        with mortal(put_and_say, queue, ["a", "b"]) as (process, gate):
+        with mortal(produce_and_wait, queue, ["a", "b"]) as (process, gate):
             assert told(gate) == "put"
             process.kill()
             with pytest.raises(ProducerLost) as caught:
@@ -161,7 +141,7 @@ def test_a_killed_producer_is_named_at_the_end(address: str) -> None:
 
 def test_a_frozen_producer_that_is_back_is_not_lost(address: str) -> None:
     with Queue(0, address, lease=LEASE) as queue:
-        with mortal(put_and_say, queue, ["a"]) as (process, gate):
+        with mortal(produce_and_wait, queue, ["a"]) as (process, gate):
             assert told(gate) == "put"
             os.kill(process.pid, signal.SIGSTOP)
             assert eventually(lambda: queue.counts()["lost producers"] == 1)
