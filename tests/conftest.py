@@ -139,8 +139,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name each run that failed and was repeated, and why it failed: `.ci/run` repeats these lines."""
     for report in terminalreporter.stats.get("rerun", []):
         crash = getattr(report.longrepr, "reprcrash", None)
-        told = report.longreprtext if crash is None else crash.message
-        terminalreporter.write_line(f"RERUN {report.nodeid} ({report.when}) - {told.partition(chr(10))[0]}")
+        reason = report.longreprtext.splitlines()[-1] if crash is None else crash.message.splitlines()[0]
+        terminalreporter.write_line(f"RERUN {report.nodeid} - {reason}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,7 +58,7 @@ while running:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("what", ["queue tcp", "queue ipc", "pool near", "pool tcp", "pool ipc", "executor"])
 def test_few_descriptors_are_enough_or_an_error_with_a_reason(tmp_path: Path, what: str) -> None:
     """Given each number of free descriptors, I expect it to do its work, or to end with an error that names

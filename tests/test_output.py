@@ -166,7 +166,7 @@ def test_standard_output_redirected_to_a_file_is_neither_truncated_nor_replaced(
     out = tmp_path / "out"
     out.write_text("earlier\n")
     with out.open("a") as file:
-        subprocess.run([sys.executable, "-c", program], stdout=file, check=True, timeout=20)
+        subprocess.run([sys.executable, "-c", program], stdout=file, check=True, timeout=90)
     assert out.read_text() == "earlier\nbefore\ntold\nafter\n"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -212,7 +212,7 @@ def test_a_file_that_a_container_mounted_is_written_in_place(tmp_path: Path) -> 
         write(path, "new")
         assert path.read_text() == source.read_text() == "new"
     finally:
-        subprocess.run(["umount", path], check=True, timeout=10)
+        subprocess.run(["umount", path], check=True, timeout=90)
     assert {each.name for each in tmp_path.iterdir()} == {"source", "mounted"}
 
 

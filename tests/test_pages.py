@@ -28,7 +28,7 @@ QUEUE, POOL = "127.0.0.1:5555", "127.0.0.1:5556"
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
 
 
-LIMIT = 40.0
+LIMIT = 80.0
 """Seconds that a page's programs may take."""
 
 

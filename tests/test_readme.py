@@ -60,7 +60,7 @@ def test_the_sample_runs(tmp_path: Path, queue: str) -> None:
         said = said.replace("q.close()", "q.shutdown()")
     program = tmp_path / "sample.py"
     program.write_text(said, encoding="utf-8")
-    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=40)
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=90)
     assert (run.stdout, run.stderr, run.returncode) == ("girl.jpg\nboy.jpg\nman.jpg\n", "", 0)
 
 
@@ -70,7 +70,7 @@ def test_the_pool_s_sample_runs(tmp_path: Path, pool: str) -> None:
     assert "with Pool(4) as" in sample
     program = tmp_path / "sample.py"
     program.write_text(sample.replace("with Pool(4) as", f"with {pool} as"), encoding="utf-8")
-    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=40)
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=90)
     assert (run.stdout, run.stderr, run.returncode) == ("[0, 1, 4, 9, 16]\n49\n", "", 0)
 
 

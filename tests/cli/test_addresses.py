@@ -24,7 +24,7 @@ def test_an_address_that_cannot_be_used(
     tmp_path: Path, program: tuple[str, ...], option: str, address: str, said: str
 ) -> None:
     command = [sys.executable, "-m", "nearfar", *program, option, address]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90)
     assert run.returncode == 2
     assert said in run.stderr
     assert run.stderr.count("\n") == 1

@@ -244,7 +244,7 @@ def test_completions_are_scripts_that_the_shell_can_read(
     assert "per-host" in script
     if shutil.which(shell):
         (tmp_path / "script").write_text(script, encoding="utf-8")
-        subprocess.run([shell, "-n", tmp_path / "script"], check=True, timeout=20)
+        subprocess.run([shell, "-n", tmp_path / "script"], check=True, timeout=90)
 
 
 def test_bash_completes_programs_and_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,5 +257,5 @@ def test_bash_completes_programs_and_options(capsys: pytest.CaptureFixture[str])
     script = capsys.readouterr().out
     for words, place, expected in [("nearfar pro", 1, "producer"), ("nearfar queue --maxb", 2, "--maxbytes")]:
         asked = script + ask.format(words=words, place=place)
-        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=90, check=True)
         assert done.stdout.split() == [expected], done.stderr

@@ -130,7 +130,7 @@ def test_a_signal_ends_it_and_all_that_it_started(shell: Shell, tmp_path: Path) 
     assert program.stderr is not None
     assert program.stderr.readline() == "[1/30] pool: speed, multiprocessing.Pool\n"
     program.send_signal(signal.SIGTERM)
-    out, err = program.communicate(timeout=20)
+    out, err = program.communicate(timeout=90)
     assert program.returncode == 143
     assert err.endswith("stopped; what was measured is written\n")
     assert "!  stopped after " in out

@@ -84,7 +84,7 @@ def test_a_signal_ends_the_demo_and_all_it_started(tmp_path: Path, signum: signa
         while "hosting the queue" not in (line := program.stdout.readline()):
             assert line
         program.send_signal(signum)
-        _, err = program.communicate(timeout=20)
+        _, err = program.communicate(timeout=90)
     assert program.returncode == code
     assert err == "\nstopped; the next demo removes what this one saved\n"
     assert eventually(lambda: not running(tmp_path))
@@ -114,7 +114,7 @@ def running(folder: Path) -> list[bytes]:
 
 def test_a_folder_that_cannot_be_used_is_a_short_error(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
-    run = subprocess.run([*DEMO, "-o", tmp_path], capture_output=True, text=True, timeout=30)
+    run = subprocess.run([*DEMO, "-o", tmp_path], capture_output=True, text=True, timeout=90)
     assert (run.returncode, run.stdout) == (Exit.USAGE, "")
     assert run.stderr.startswith(f"nearfar demo: {tmp_path} is not empty")
     assert run.stderr.count("\n") == 1

@@ -31,7 +31,7 @@ def test_a_program_ends_with_its_service(shell: Shell, program: str) -> None:
     said = first_line(process) if program != "consumer" else process.stderr.readline()
     assert " at tcp://" in said
     process.send_signal(signal.SIGUSR1)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=90)
     assert process.returncode == 1, err
     last = err.splitlines()[-1]
     assert last.startswith("nearfar: the ")

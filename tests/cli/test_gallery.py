@@ -41,7 +41,7 @@ def test_a_bad_address_is_a_usage_error(bind: str, capsys: pytest.CaptureFixture
 def test_an_address_in_use_is_a_short_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
-        run = subprocess.run([*GALLERY, "--bind", bind], capture_output=True, text=True, timeout=30)
+        run = subprocess.run([*GALLERY, "--bind", bind], capture_output=True, text=True, timeout=90)
     assert run.returncode == 2
     assert run.stderr == f"cannot listen at {bind}: Address already in use\n"
 

@@ -23,7 +23,7 @@ from nearfar.cli.exits import Exit
 from tests.support.exchange import Reply, Request
 from tests.support.web import Web
 
-LIMIT = 40.0
+LIMIT = 80.0
 BODY = bytes(6 * 1024 * 1024)
 """A file large enough for a bar of its own."""
 ENVIRONMENT = {

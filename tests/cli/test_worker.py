@@ -320,7 +320,7 @@ def test_a_failure_to_start_processes_is_reported(tmp_path: Path) -> None:
         env=os.environ | {"TMPDIR": str(place)},
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=90,
         check=False,
     )
     assert done.returncode == Exit.FAILED

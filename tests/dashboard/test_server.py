@@ -361,7 +361,7 @@ def test_closing_ends_open_pages_and_frees_the_port() -> None:
         assert page.recv(15) == b"HTTP/1.1 200 OK"
         began = time.monotonic()
         made.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         read_all(page)
         made.close()
         with pytest.raises(OSError):

@@ -102,7 +102,7 @@ def test_curl_makes_the_same_of_it(pattern: str) -> None:
         [*words, "-x", "http://127.0.0.1:1", f"http://h/{pattern}"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
     )
     said = [line for line in run.stdout.splitlines() if line]
     assert said == list(Glob(f"http://h/{pattern}"))

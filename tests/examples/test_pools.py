@@ -26,7 +26,7 @@ def run(program: Path, *arguments: str, at_once: bool = False) -> list[str]:
         [sys.executable, "-X", "utf8", program, *arguments],
         capture_output=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=90,
         check=False,
         # Unbuffered, lines of several processes would mix.
         env=os.environ | {"PYTHONUNBUFFERED": "1" if at_once else ""},

@@ -19,7 +19,7 @@ import pytest
 from tests.pool.pools import coordinated
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LIMIT = 40.0
+LIMIT = 80.0
 """Seconds that a program may take."""
 
 

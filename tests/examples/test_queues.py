@@ -29,7 +29,7 @@ def run(program: Path, *arguments: str) -> tuple[str, str, int]:
         [sys.executable, "-X", "utf8", program, *arguments],
         capture_output=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=90,
         check=False,
     )
     return done.stdout, done.stderr, done.returncode

@@ -29,7 +29,7 @@ from tests.support.web import Web
 
 SLACK = 8.0
 """Seconds that a busy machine may add to any deadline."""
-PATIENCE = 40.0
+PATIENCE = 80.0
 """Seconds until a phase must be reached."""
 GONE_WITHIN = 2.0
 """Seconds after the end of a program until none of its children may be there, however it ended."""

@@ -13,7 +13,7 @@ from nearfar import Pool
 from tests.support.shell import ANYWHERE, ROOT, Program, Shell
 from tests.support.waiting import eventually
 
-LEASE = 1.0
+LEASE = 2.0
 WAIT = 20.0
 
 

@@ -31,7 +31,7 @@ util = pytest.importorskip("test.test_concurrent_futures.util", reason=REASON)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
 
 ALONE = "the task of a killed worker is lost alone: the executor goes on"

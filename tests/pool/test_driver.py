@@ -19,7 +19,7 @@ from nearfar.pool.driver import PoolDriver
 from tests.support import injector
 from tests.support.waiting import eventually
 
-LONG = 10.0
+LONG = 60.0
 """Seconds that nothing here takes, unless a thread was not woken."""
 
 

@@ -159,7 +159,7 @@ def test_an_interrupted_map_is_dropped_at_once_though_the_coordinator_is_away() 
     result.drop()
     pool.terminate()
     pool.join()
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 15
 
 
 @pytest.mark.parametrize("address", [None, "tcp://127.0.0.1:*"])

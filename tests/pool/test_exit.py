@@ -30,7 +30,7 @@ def run(tmp_path: Path, make: str, submit: str) -> tuple[str, list[bool]]:
         [sys.executable, "-W", "ignore::ResourceWarning", program, tmp_path / "gate", *marks],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         cwd=Path(__file__).parents[2],
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )

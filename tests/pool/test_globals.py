@@ -276,7 +276,7 @@ def test_a_programs_own_names(method: str, program: str, typed_in: bool, tmp_pat
         input=program if typed_in else None,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     assert (ended.stdout, ended.stderr, ended.returncode) == ("ok\n", "", 0)

@@ -70,5 +70,5 @@ def test_no_worker_wakes_its_parents_event_loop_with_its_signals() -> None:
 def test_workers_that_are_forked_while_a_thread_prints_can_print_and_end() -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-W", "ignore", "-m", "tests.pool.inheriting"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=root)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=root)
     assert (ended.returncode, ended.stderr) == (0, "all workers have ended\n")

@@ -156,7 +156,7 @@ with Pool(2, context=multiprocessing.get_context("fork")) as pool:
     path = tmp_path / "program.py"
     path.write_text(program)
     quiet = [sys.executable, "-W", "ignore::DeprecationWarning", path]  # it forks, and has threads
-    ended = subprocess.run(quiet, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(quiet, capture_output=True, text=True, timeout=90, check=False)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("ok\n", "", 0)
 
 
@@ -172,7 +172,7 @@ print(Pool(2).map(abs, [-1]))
 def test_a_program_without_a_main_guard_ends_with_the_reason(method: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(UNGUARDED.format(method=method))
-    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=90, check=False)
     assert ended.returncode == 1
     assert "forgotten to use the proper idiom" in ended.stderr
     # From 3.14 on, the fork server itself runs the program, and ends.
@@ -224,7 +224,7 @@ def test_ctrl_c_ends_it_with_one_traceback(then: str, tmp_path: Path) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
         os.killpg(program.pid, signal.SIGINT)
-        _, said = program.communicate(timeout=10)
+        _, said = program.communicate(timeout=90)
     assert program.returncode == -signal.SIGINT
     assert said.count("Traceback") == 1
     assert said.endswith("KeyboardInterrupt\n")

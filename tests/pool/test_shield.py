@@ -153,7 +153,7 @@ if __name__ == "__main__":  # the default start method may read this program aga
     path = tmp_path / "program.py"
     path.write_text(program)
     quiet = [sys.executable, "-W", "ignore::DeprecationWarning", path]  # it forks, and has threads
-    ended = subprocess.run(quiet, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(quiet, capture_output=True, text=True, timeout=90, check=False)
     assert (ended.stdout, ended.stderr) == ("0\n", "")
 
 

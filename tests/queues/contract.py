@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nearfar.errors import Empty, Full, ShutDown
 
-LIMIT = 20.0
+LIMIT = 60.0
 """Seconds within which anything that a test waits for has long happened."""
 
 MOMENT = 0.05

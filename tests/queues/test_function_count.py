@@ -87,9 +87,9 @@ def test_an_item_passes_few_functions(tmp_path: Path) -> None:
         assert host.stdout is not None
         address = host.stdout.readline().strip()
         with start(GET, address) as getting, start(PUT, address, str(ITEMS)) as putting:
-            put, _ = putting.communicate(timeout=40)
-            got, _ = getting.communicate(timeout=40)
-        host.communicate(timeout=20)
+            put, _ = putting.communicate(timeout=90)
+            got, _ = getting.communicate(timeout=90)
+        host.communicate(timeout=90)
     began, ended = times(put), times(got.removeprefix("ready\n"))
     calls = sorted(
         (int(at), place, name)

@@ -168,7 +168,7 @@ def test_silent_connections_are_closed() -> None:
         began = time.monotonic()
         queue.put(2)
         assert queue.get(timeout=20) == 2
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         silent[0].setblocking(True)
         silent[0].settimeout(15)
         while silent[0].recv(100):

@@ -525,7 +525,6 @@ def suspend(queue: Any, gate: Connection) -> None:
         gate.recv()
 
 
-@pytest.mark.timeout(60)
 def test_a_frozen_consumer_reads_nothing_that_is_not_its_own() -> None:
     """Given a consumer that is frozen for longer than its lease, while its items go to another and their
     places are used again and again, I expect each item that it then names to be one that was put."""

@@ -56,7 +56,7 @@ class Belongings:
         ]
 
 
-def leaks_since(before: Belongings, grace: float = 2.0) -> list[str]:
+def leaks_since(before: Belongings, grace: float = 10.0) -> list[str]:
     """The resources left behind since `before`, after up to `grace` seconds for those that are just
     ending."""
     found: list[str] = []

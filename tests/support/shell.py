@@ -14,7 +14,7 @@ from nearfar.cli.common import StopRequest
 
 ROOT = Path(__file__).parents[2]
 ANYWHERE = "tcp://127.0.0.1:*"
-LIMIT = 40.0
+LIMIT = 80.0
 """Seconds that a program may take to end."""
 
 Program = subprocess.Popen[str]

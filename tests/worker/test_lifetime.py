@@ -39,7 +39,6 @@ def backtrack() -> None:
 
 
 @pytest.mark.parametrize("life", [signal.pause, backtrack])
-@pytest.mark.timeout(10)
 def test_it_is_killed_when_the_lifeline_is_closed(life: Callable[[], object]) -> None:
     pid, line = child(life)
     os.close(line)

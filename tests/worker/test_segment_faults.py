@@ -158,7 +158,7 @@ def test_without_address_space_it_raises_and_the_segment_is_released() -> None:
 def test_ctypes_is_imported_for_the_first_payload_only() -> None:
     code = """import sys, nearfar.serialization.shared_memory
 print([m for m in ('ctypes', 'numpy') if m in sys.modules])"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=True)
     assert run.stdout == "[]\n"
 
 

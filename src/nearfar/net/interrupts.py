@@ -345,8 +345,9 @@ class DeferredCall(Generic[T]):
             with _shield:
                 self()
         else:
-            outer, _here.posted = _here.posted, self
+            outer = _here.posted
             try:
+                _here.posted = self  # inside: an exception before it must not leave this call there for ever
                 self._post.put(self)
                 self._lock.acquire()
             finally:

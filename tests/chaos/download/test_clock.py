@@ -14,7 +14,7 @@ from tests.chaos.download.scene import Scene
 LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 pytestmark = [
     pytest.mark.chaos,
-    pytest.mark.timeout(150),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not LIBRARY.exists(), reason="libfaketime is not here (Debian: apt install faketime)"),
 ]
 OFFSETS = ("-1h", "+400d", "+0", "-5s", "+1h", "-3000d")

@@ -17,7 +17,7 @@ from tests.support.exchange import Handler
 from tests.support.routes import gated, status
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
 SHAPES = pytest.mark.parametrize("shape", ["far", "local", "direct", "pool"])
 
 

@@ -18,7 +18,7 @@ SHAPES = ("direct", "near", "far", "pool")
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.seeds("1-8")
 def test_files_go_on_whatever_is_killed(tmp_path: Path, seed: int) -> None:
     dice = Random(seed)

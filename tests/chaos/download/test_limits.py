@@ -9,7 +9,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from tests.chaos.download.scene import Scene
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
 PROGRAMS = ("queue", "coordinator", "worker", "consumer", "producer", "local", "direct")
 MiB = 1 << 20
 

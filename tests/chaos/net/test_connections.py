@@ -15,7 +15,7 @@ from tests.chaos.faults.starter import Starter
 from tests.chaos.queue.plan import Plan
 from tests.chaos.queue.run import Run
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 CONTROL = 5555
 
 

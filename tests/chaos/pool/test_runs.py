@@ -24,7 +24,7 @@ def test_a_first_run(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | N
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.seeds(telling_seeds(Plan.draw, 14))
 def test_whatever_dies_every_call_has_its_outcome(
     seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None

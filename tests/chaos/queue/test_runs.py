@@ -24,7 +24,7 @@ def test_a_first_run(seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | N
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.seeds(telling_seeds(Plan.draw, 14))
 def test_whatever_dies_nothing_is_lost(
     seed: int, tmp_path: Path, roles: Starter, hosts: Hosts | None

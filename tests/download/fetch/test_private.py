@@ -118,7 +118,7 @@ def test_a_name_that_changes_its_address_after_the_first_look() -> None:
         [*inside, sys.executable, "-m", "tests.download.fetch.rebinding"],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=90,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "well\n"), done.stdout + done.stderr

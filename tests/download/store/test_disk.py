@@ -29,11 +29,11 @@ def small(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "small"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=755", "tmpfs", str(place)]
-    mounted = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    mounted = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     if mounted.returncode:
         pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
     yield place
-    subprocess.run(["umount", str(place)], timeout=10, check=True)
+    subprocess.run(["umount", str(place)], timeout=90, check=True)
 
 
 def fill(place: Path) -> Path:
@@ -101,7 +101,7 @@ def test_files_give_their_room_to_the_manifest_where_what_was_kept_for_it_is_gon
 @needs_root
 def test_a_batch_larger_than_the_disk_saves_what_fits(small: Path) -> None:
     """Given 4 MiB for 201 files of 30 kB, I expect about as many as there is room for, in any grouping."""
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small)], timeout=10, check=True)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small)], timeout=90, check=True)
     group: list[Draft] = []
     endings: list[Saved | Failure] = []
     with Store(small) as store:
@@ -150,7 +150,7 @@ def test_what_was_named_before_the_manifest_filled_up_is_known_afterwards(
             store = Store(small)
             store.sweep()
             assert sum(known is not None for known in store.known(jobs)) == named
-        subprocess.run(["mount", "-o", "remount,size=6m", str(small)], timeout=10, check=True)
+        subprocess.run(["mount", "-o", "remount,size=6m", str(small)], timeout=90, check=True)
         assert all(saved(ending) for _, ending in store.commit([draft(store, one) for one in jobs]))
         assert store.counts()[0] == len(files(small)) == count
     finally:
@@ -164,7 +164,7 @@ def test_a_store_on_a_full_or_read_only_disk_says_so(small: Path) -> None:
         Store(small)
     assert caught.value.reason is Reason.DISK
     ballast.unlink()
-    subprocess.run(["mount", "-o", "remount,ro", str(small)], timeout=10, check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], timeout=90, check=True)
     for place in (small, small / "new"):
         with pytest.raises(StoreError) as caught:
             Store(place)

@@ -23,7 +23,7 @@ JOBS: dict[str, Job] = {name: job(Path(name).name, name) for name in CONTENT}
 
 def die(directory: Path, step: str, times: int) -> None:
     command = [sys.executable, "-m", "tests.download.store.dying", str(directory), step, str(times)]
-    ended = subprocess.run(command, timeout=30, check=False)
+    ended = subprocess.run(command, timeout=90, check=False)
     assert ended.returncode == -signal.SIGKILL
 
 

@@ -27,7 +27,7 @@ from tests.support.waiting import eventually
 DATA = bytes(range(256)) * 400
 HALF = len(DATA) // 2
 TAG = '"1"'
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 def head(url: str = SITE + "a.png", validator: str | None = TAG) -> Head:

@@ -43,7 +43,7 @@ URL = "http://h/a.bin"
 DATA = bytes(range(256)) * 8000
 HALF = len(DATA) // 2
 HEAD = Head(URL, 200, None, len(DATA), '"1"', validator='"1"')
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 @pytest.fixture(autouse=True)

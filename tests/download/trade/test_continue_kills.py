@@ -19,7 +19,7 @@ def files() -> Iterator[LargeFiles]:
         yield LargeFiles(web, {"/large.bin": SIZE}, RATE)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("shape", "victim"),
     [

@@ -58,7 +58,7 @@ def test_a_process_that_is_killed_costs_what_it_had_in_hand(
     web: Web, tmp_path: Path, point: str, nth: int
 ) -> None:
     process = struck(web, tmp_path, point, nth)
-    out, err = process.communicate(timeout=40)
+    out, err = process.communicate(timeout=90)
     assert (process.returncode, out) == (Exit.OK, f"{COUNT} urls: {COUNT} saved, 0 already there, 0 failed\n")
     assert "Traceback" not in err
     assert err.count("lost a download process") == len(list((tmp_path / "struck").iterdir())) <= 1
@@ -71,7 +71,7 @@ def test_no_process_outlives_a_command_that_is_killed_and_the_same_command_goes_
     web: Web, tmp_path: Path, point: str
 ) -> None:
     process = struck(web, tmp_path, point, 2 if point != "near starts" else 1)
-    process.communicate(timeout=40)
+    process.communicate(timeout=90)
     assert process.returncode < 0
     assert eventually(lambda: not _writers(tmp_path / "files"), within=10)
     there = saved_in(tmp_path / "files").keys()
@@ -98,7 +98,7 @@ def test_processes_that_die_again_and_again_are_given_up(web: Web, tmp_path: Pat
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=90,
         check=False,
     )
     assert run.returncode == Exit.LOST

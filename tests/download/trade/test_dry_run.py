@@ -30,7 +30,7 @@ def producer(folder: Path, *words: str, stdin: str = "") -> tuple[int, str, str]
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=90,
     )
     assert "Traceback" not in run.stderr
     return run.returncode, run.stdout, run.stderr

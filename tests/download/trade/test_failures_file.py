@@ -34,7 +34,7 @@ def command(*options: str) -> list[str]:
 
 
 def run(folder: Path, *options: str) -> tuple[int, str, str]:
-    done = subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=40)
+    done = subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=90)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -54,7 +54,7 @@ def test_a_list_that_is_its_own_failures_file_is_refused_and_kept(web: Web, tmp_
             command("-i", "-", "--failures", "my-list.txt"),
             cwd=tmp_path,
             stdin=stdin,
-            timeout=40,
+            timeout=90,
             check=False,
         )
     assert done.returncode == Exit.USAGE
@@ -127,7 +127,7 @@ def test_a_pipe_as_input_is_waited_for_and_can_be_left(tmp_path: Path, signum: i
     try:
         assert eventually(lambda: (tmp_path / "files" / ".nearfar.sqlite").exists(), 20)
         process.send_signal(signum)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=90)
     finally:
         process.kill()
         process.wait()
@@ -147,7 +147,7 @@ def test_hostile_lines_are_told_without_their_escapes_and_go_back_in(web: Web, t
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=40,
+            timeout=90,
         )
         assert done.returncode == Exit.FAILED
         assert "3 urls: 0 saved, 0 already there, 3 failed (http-4xx 2, rejected 1)" in done.stdout

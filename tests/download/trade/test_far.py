@@ -115,7 +115,7 @@ def test_an_empty_list_is_an_end_for_the_consumer_too(commands: Commands) -> Non
 
 def test_nobody_there_is_said_in_a_sentence(commands: Commands) -> None:
     producer = commands.start("producer", "--queue", commands.address, "--wait", "1", "http://127.0.0.1:9/")
-    out, err = producer.communicate(timeout=20)
+    out, err = producer.communicate(timeout=90)
     assert producer.returncode == Exit.LOST
     assert commands.address.rpartition(":")[2] in err
     assert "Traceback" not in err
@@ -127,5 +127,5 @@ def test_a_manifest_is_exported(web: Web, commands: Commands) -> None:
     ended(producer)
     ended(host)
     export = commands.start("consumer", "-o", "a", "--export", "jsonl", "-")
-    out, _ = export.communicate(timeout=20)
+    out, _ = export.communicate(timeout=90)
     assert {json.loads(line)["name"] for line in out.splitlines()} == set(ALL)

@@ -128,7 +128,7 @@ def test_killed_commands_join_in_again(make_troop: Maker, transport: str, alone:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("transport", "alone"), [("tcp", True), ("ipc", False)])
 @pytest.mark.parametrize("seed", [0])
 def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, alone: bool) -> None:
@@ -137,7 +137,7 @@ def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, 
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("seed", "transport", "alone"),
     [(seed, "ipc" if seed % 2 else "tcp", seed % 4 < 2) for seed in chosen_seeds("0-7")],

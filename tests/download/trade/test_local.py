@@ -60,7 +60,7 @@ class Command:
     def end(self) -> tuple[int, list[str], str]:
         """Exit code, lines printed, messages."""
         try:
-            out, err = self.process.communicate(timeout=40)
+            out, err = self.process.communicate(timeout=90)
         finally:
             self.process.kill()
             self.process.wait()

@@ -168,7 +168,7 @@ def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> 
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(2))
 def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int) -> None:
     dice = Random(seed)

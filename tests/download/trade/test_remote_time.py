@@ -79,6 +79,6 @@ def test_without_the_option_the_time_is_that_of_the_download(tmp_path: Path) -> 
 
 def test_the_option_belongs_to_the_side_that_saves(commands: Commands) -> None:
     process = commands.start("producer", "-R", "http://h/")
-    _, err = process.communicate(timeout=40)
+    _, err = process.communicate(timeout=90)
     assert process.returncode == Exit.USAGE
     assert "-R needs --queue local: otherwise it is an option of nearfar consumer" in err

@@ -23,7 +23,7 @@ def run(folder: Path, program: str, *options: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=50,
+        timeout=90,
     )
     return done.returncode, done.stdout
 

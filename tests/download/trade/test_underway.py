@@ -98,7 +98,7 @@ def test_bytes_in_flight_are_counted_before_their_file_is_saved(
     assert told is not None
     assert told[:2] == [0, HALF] and told[2] == pytest.approx(0.5) and told[3] == "host"
     go_on.set()
-    out, err = producer.communicate(timeout=40)
+    out, err = producer.communicate(timeout=90)
     assert producer.returncode == Exit.OK, err
     assert out.startswith("1 url: 1 saved")
 

@@ -117,7 +117,7 @@ class Troop:
         consumer = [*programs, "consumer", "-o", str(self.saved_in)]
         self.commands = {f"consumer {number}": [*consumer, *meet] for number in (1, 2, 3)}
         if self.alone:
-            options = json.dumps({"producers": 2, "lease": 1.0, "maxbytes": 32 << 20})
+            options = json.dumps({"producers": 2, "lease": 3.0, "maxbytes": 32 << 20})
             self.commands["host"] = [sys.executable, "-m", "tests.support.hosting", self.address, options]
         else:
             bind = ["--wait", str(self.wait), "--bind", self.address, "--expected-producers", "2"]
