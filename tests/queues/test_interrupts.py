@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -139,12 +140,14 @@ def test_a_get_interrupted_at_any_bytecode(act: Callable[[], object], how: str, 
                 found[len(found) :] = (delivery.item,)
                 delivery.ack()
             elif how in ("batches", "full batches"):
-                least = 2 if how == "full batches" else 1
-                found[len(found) :] = next(other.batches(2, least, timeout=20))
+                # Closed here: Python drops what is raised in a generator that it closes by itself.
+                with closing(other.batches(2, 2 if how == "full batches" else 1, timeout=20)) as batches:
+                    found[len(found) :] = next(batches)
             elif how == "receive_batches":
-                batch = next(other.receive_batches(2, timeout=20))
-                found[len(found) :] = batch.item
-                batch.ack()
+                with closing(other.receive_batches(2, timeout=20)) as deliveries:
+                    batch = next(deliveries)
+                    found[len(found) :] = batch.item
+                    batch.ack()
             else:
                 found[len(found) :] = (other.get(timeout=20),)
 

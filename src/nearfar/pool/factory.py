@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from nearfar.net.reliable import LEASE
 from nearfar.pool.engine import Engine, SharedEngine
 from nearfar.pool.executor_engine import ForeignEngine
 from nearfar.pool.options import Limits
 
-__all__ = ["LEASE", "WAIT", "Workers", "connect_engine", "make_engine"]
+__all__ = ["WAIT", "Workers", "connect_engine", "make_engine"]
 
-LEASE = 10.0
-"""Seconds of silence after which a worker on another machine counts as dead."""
 WAIT = 60.0
 """Seconds without an answer after which a coordinator counts as lost."""
 
