@@ -83,7 +83,7 @@ class Strike:
 
     def _count(self, code: CodeType, offset: int, line: int | None) -> None:
         opcode = dis.opname[code.co_code[offset]]
-        if opcode == "NOT_TAKEN":  # of Python 3.14: nothing is raised there, and no `except` is in force
+        if opcode in NEVER:
             return
         self.left -= 1
         if self.left == 0:
@@ -92,6 +92,9 @@ class Strike:
             self._act()
 
 
+NEVER = frozenset({"NOT_TAKEN", "PUSH_EXC_INFO", "COPY", "POP_EXCEPT"})
+"""Bytecodes at which only a tracer can raise. At the first (of Python 3.14), no `except` is in force. The
+others begin and end a handler: if something is raised there, CPython never frees the exception in hand."""
 TOOL = 4
 """By which the injector is known to `sys.monitoring`."""
 
