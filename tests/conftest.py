@@ -9,22 +9,27 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import dropwhile
 from multiprocessing import util
 from pathlib import Path
+from types import CodeType
 
 import pytest
 import zmq
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from nearfar.net import sockets
 from tests.support.interpreters import is_between
 from tests.support.keys import make_keys
 from tests.support.leaks import Belongings, leaks_since, watch_shared_memory
 
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("local", deadline=None, print_blob=True)
+LOAD = [HealthCheck.too_slow]
+"""Checks of hypothesis that depend on how busy the machine is."""
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=LOAD)
+settings.register_profile("local", deadline=None, print_blob=True, suppress_health_check=LOAD)
 watch_shared_memory()
 TESTS = Path(__file__).parent
 EDGES = {"chaos", "contrast", "demo", "deploy", "download", "examples", "exits", "cli"}
@@ -97,6 +102,45 @@ def pytest_collection_finish() -> None:
     """Exclude the objects of the collected tests from garbage collections."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
+    """Report a failure that pytest cannot print as one of this test alone.
+
+    An error while pytest prints a traceback ends the whole run with INTERNALERROR. It raises one where an
+    exception came at a bytecode without a line, as interrupts of tests do; and `ast.parse`, which it calls,
+    may fail in old releases of CPython when two threads print tracebacks at once.
+    """
+    try:
+        return pytest.TestReport.from_item_and_call(item, call)
+    except Exception as error:
+        assert call.excinfo is not None, "only a failure has a traceback to print"
+        told = "\n".join([*described(call.excinfo.value), f"(pytest cannot print this traceback: {error!r})"])
+        with pytest.raises(pytest.fail.Exception) as call.excinfo:
+            pytest.fail(told, pytrace=False)
+        return pytest.TestReport.from_item_and_call(item, call)
+
+
+def described(error: BaseException) -> Iterator[str]:
+    """What was raised and where, from the test's own code on; then the same of what was handled meanwhile."""
+    for each in (error, error.__context__):
+        if each is not None:
+            yield f"{type(each).__qualname__}: {each}"
+            places = [(frame.f_code, line or "?") for frame, line in traceback.walk_tb(each.__traceback__)]
+            for code, line in dropwhile(lambda place: not is_test(place[0]), places):
+                yield f"  {code.co_filename}:{line}, in {code.co_qualname}"
+
+
+def is_test(code: CodeType) -> bool:
+    return code.co_filename.startswith(str(TESTS))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name each run that failed and was repeated, and why it failed: `.ci/run` repeats these lines."""
+    for report in terminalreporter.stats.get("rerun", []):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        told = report.longreprtext if crash is None else crash.message
+        terminalreporter.write_line(f"RERUN {report.nodeid} ({report.when}) - {told.partition(chr(10))[0]}")
 
 
 @pytest.fixture(scope="session", autouse=True)

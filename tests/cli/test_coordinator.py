@@ -214,7 +214,7 @@ def test_a_second_signal_ends_it_at_once_with_its_workers(shell: Shell, tmp_path
         assert coordinator.stderr.readline().startswith("stopping")
         insist(coordinator, signal.SIGTERM)
         assert ended(coordinator)[0] == Exit.TERMINATED
-        assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
+        assert eventually(lambda: not alive(int(mark.read_text())), within=10.0)
 
 
 def test_tasks_that_exceed_the_grace_are_killed(shell: Shell, tmp_path: Path) -> None:

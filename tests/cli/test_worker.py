@@ -171,7 +171,7 @@ def test_a_second_signal_ends_it_at_once_with_all_its_processes(shell: Shell, tm
             pass
         insist(agent)
         assert ended(agent)[0] == Exit.INTERRUPTED
-        assert eventually(lambda: not alive(int(mark.read_text())), within=1.0)
+        assert eventually(lambda: not alive(int(mark.read_text())), within=10.0)
 
 
 def test_a_signal_to_all_its_processes_counts_once(shell: Shell, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,13 +143,11 @@ def test_no_worker_outlives_its_parent(method: str, busy: str, tmp_path: Path) -
     marks.mkdir()
     parent = subprocess.Popen([sys.executable, program, method, marks, busy], start_new_session=True)
     try:
-        assert eventually(lambda: len(list(marks.iterdir())) == 2, 20)
+        assert eventually(lambda: len(list(marks.iterdir())) == 2)
     finally:
         parent.kill()
         parent.wait()
-    died = time.monotonic()
-    assert eventually(lambda: not any(is_running(int(mark.name)) for mark in marks.iterdir()), 5)
-    assert time.monotonic() - died < 1
+    assert eventually(lambda: not any(is_running(int(mark.name)) for mark in marks.iterdir()), 10)
 
 
 def is_running(pid: int) -> bool:

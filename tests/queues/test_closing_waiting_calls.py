@@ -62,5 +62,5 @@ def test_dropping_a_closed_client_of_a_dead_host_does_not_wait(cancelled: bool) 
     assert end is not None
     del queue
     gc.collect()
-    assert time.monotonic() - before < 1
-    assert eventually(lambda: end.gone, 10)
+    assert time.monotonic() - before < 10, "it does not wait for the host, which may take 60 s"
+    assert eventually(lambda: end.gone)

@@ -17,6 +17,7 @@ from nearfar.errors import Empty
 from nearfar.queues.far import FarQueue
 from tests.queues.contract import LIMIT, MOMENT, threads, told
 from tests.queues.test_kills import address, host  # noqa: F401 - a fixture
+from tests.support.processes import freeze
 from tests.support.waiting import eventually
 
 MANY = 1000
@@ -127,7 +128,7 @@ def test_a_far_flush_reports_what_a_silent_host_may_lack_and_can_be_continued(ad
     with host(address, lease=LIMIT) as process, FarQueue.connect(address, wait=LIMIT) as queue:
         queue.put("known")
         queue.flush(LIMIT)
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         queue.put_many(["unknown"] * 3)
         with pytest.raises(TimeoutError, match="may lack 3 of the items put here"):
             queue.flush(MOMENT)
@@ -141,7 +142,7 @@ def test_a_far_flush_survives_a_host_that_is_killed_and_started_again(address: s
     with host(address) as process, FarQueue.connect(address, wait=LIMIT) as queue:
         queue.put("first")
         queue.flush(LIMIT)
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         queue.put("second")
         process.kill()
         process.wait()

@@ -15,6 +15,8 @@ from nearfar.errors import Empty
 from nearfar.queues.near import NearQueue
 from tests.support import injector
 
+pytestmark = pytest.mark.timeout(method="thread")  # SIGALRM, the other method, is for the tests
+
 
 @pytest.fixture
 def queue() -> Iterator[NearQueue]:

@@ -27,6 +27,7 @@ from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.queues import process_roles
 from tests.queues.contract import LIMIT, told
 from tests.queues.transports import START_METHODS
+from tests.support.processes import freeze
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +127,7 @@ def test_items_of_a_frozen_consumer_are_redelivered_and_its_acks_are_late(make: 
     queue.put_many(range(3))
     with mortal(process_roles.hold, queue, 3) as (process, gate):
         assert told(gate) == [0, 1, 2]
-        os.kill(process.pid, signal.SIGSTOP)
+        freeze(process.pid)
         assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
         gate.send("go on")
         os.kill(process.pid, signal.SIGCONT)
@@ -249,7 +250,7 @@ def test_children_do_not_outlive_the_host_that_was_their_parent(method: str) -> 
         for child in children:
             assert select.select([child], [], [], LIMIT)[0]
             os.close(child)
-        assert time.monotonic() - began < LEASE + 1.0 + 3.0
+        assert time.monotonic() - began < LEASE + 10.0
         assert parent.stdout.read() == "lost\nlost\n"
 
 
@@ -272,7 +273,7 @@ def test_a_program_exits_in_time_though_its_host_was_killed(address: str) -> Non
         killed.kill()
         began = time.monotonic()
         _, said = process.communicate(timeout=LIMIT)
-        assert time.monotonic() - began < LEASE + 1.0 + 3.0
+        assert time.monotonic() - began < LEASE + 10.0
         assert "items may be lost" in said
 
 

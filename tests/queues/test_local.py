@@ -18,6 +18,7 @@ from tests.queues.contract import LIMIT
 from tests.support.waiting import eventually
 
 Make = Callable[[], FarQueue]
+pytestmark = pytest.mark.timeout(method="thread")  # SIGALRM, the other method, is for the tests
 
 
 @pytest.fixture

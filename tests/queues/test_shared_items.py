@@ -39,6 +39,7 @@ from tests.queues.contract import LIMIT, told
 from tests.queues.test_kills import host, mortal
 from tests.serialization.test_shared_ring import shared_files
 from tests.support.keys import keys
+from tests.support.processes import freeze
 from tests.support.waiting import eventually
 
 FORK = multiprocessing.get_context("fork")
@@ -342,6 +343,7 @@ class Interrupted(Exception):
     """Raised by a signal's handler."""
 
 
+@pytest.mark.timeout(method="thread")  # SIGALRM, the other method, is for the test
 def test_a_put_that_waits_for_consumers_can_be_interrupted(
     hosted: FarQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,7 +539,7 @@ def test_a_frozen_consumer_reads_nothing_that_is_not_its_own() -> None:
         there.put_many(blocks[:4])
         gate.send("on")
         assert told(gate) == blocks[0][:4]
-        os.kill(process.pid, signal.SIGSTOP)
+        freeze(process.pid)
         assert [queue.get(timeout=LIMIT)[:4] for _ in range(4)]
         for each in blocks[4:]:
             there.put(each)

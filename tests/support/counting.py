@@ -24,6 +24,7 @@ from typing import Self
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nbody\r\n"
 LATER = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: %d\r\nContent-Length: 0\r\n\r\n"
+PATIENCE = 20.0
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Counting:
     patience: int = 0
     """Seconds of Retry-After with which one request is answered, the one after `before`."""
     before: int = 10
+    together: int = 0
+    """No request is answered before so many have come at once, or `PATIENCE` seconds after the first."""
     times: list[float] = field(default_factory=list)
     """When each request came (`time.monotonic`)."""
     refused_at: float = 0.0
@@ -84,6 +87,8 @@ class Counting:
     def _serve(self) -> None:
         while True:
             timeout = max(0.0, self._answers[0][0] - time.monotonic()) if self._answers else None
+            if self._gathers():
+                timeout = 0.1
             ready = [key.fileobj for key, _ in self._selector.select(timeout)]
             if self._stopped in ready:
                 return
@@ -92,11 +97,16 @@ class Counting:
                     self._read(connection)
             if self._listener in ready:
                 self._accept()
-            while self._answers and self._answers[0][0] <= time.monotonic():
+            while self._answers and self._answers[0][0] <= time.monotonic() and not self._gathers():
                 _, _, connection, answer = heapq.heappop(self._answers)
                 self._at_once -= 1
                 with suppress(OSError):
                     connection.sendall(answer)
+
+    def _gathers(self) -> bool:
+        """Whether answers are held back until enough requests have come at once."""
+        late = bool(self.times) and time.monotonic() > self.times[0] + PATIENCE
+        return self.most_at_once < self.together and not late
 
     def _accept(self) -> None:
         with suppress(BlockingIOError):

@@ -1,10 +1,29 @@
-"""The tree of processes, from the kernel."""
+"""The tree of processes and the states of their threads, from the kernel."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from tests.support.waiting import eventually
+
+
+def freeze(pid: int) -> None:
+    """Stop a process until SIGCONT, and wait for that: on a busy machine, its threads run on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    assert eventually(lambda: states(pid) == {"T"}), states(pid)
+
+
+def states(pid: int) -> set[str]:
+    """The states of a process's threads (proc_pid_stat(5)): ``T`` is stopped."""
+    found = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            found.add((thread / "stat").read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 def leaves(root: int) -> list[int]:

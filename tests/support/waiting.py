@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(holds: Callable[[], bool], within: float = 20.0) -> bool:
+def eventually(holds: Callable[[], bool], within: float = 60.0) -> bool:
     """Call `holds` repeatedly for up to `within` seconds; returns whether it became true.
 
     For states that offer nothing to wait on, such as another process's open files. Where there is an

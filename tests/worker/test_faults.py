@@ -137,7 +137,7 @@ def test_a_death_is_detected_even_if_another_process_has_the_sentinel(pool: Pool
     os.kill(worker.pid, signal.SIGKILL)
     assert pool.map_async(abs, range(-9, 0), 1).get(20) == list(range(9, 0, -1))
     while worker.pid in {each.pid for each in multiprocessing.active_children()}:
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
         pool.apply(abs, (1,))
     os.close(reading)
     os.close(writing)

@@ -20,6 +20,7 @@ from nearfar.serialization.pickles.calls import CallPickler
 from nearfar.serialization.pickles.results import load_error, load_result
 from nearfar.worker.channel import TaskRow
 from nearfar.worker.supervisor import Supervisor
+from tests.support.processes import freeze
 from tests.support.waiting import eventually
 
 METHODS = ["fork", "forkserver", "spawn"]
@@ -127,7 +128,7 @@ def test_the_fork_server_may_be_killed(play: Callable[..., Played]) -> None:
     for _ in range(2):
         forkserver.ensure_running()
         server = forkserver._forkserver._forkserver_pid
-        os.kill(server, signal.SIGSTOP)
+        freeze(server)
         killing = threading.Timer(0.2, os.kill, (server, signal.SIGKILL))
         killing.start()
         play(1, "forkserver").all_here(1)
@@ -149,7 +150,7 @@ def test_a_fork_server_killed_while_it_starts_a_worker_is_replaced(
     played = play(1, "forkserver")
     played.all_here(1)
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    os.kill(server, signal.SIGSTOP)
+    freeze(server)
     killing = threading.Timer(0.2, os.kill, (server, signal.SIGKILL))
     killing.start()
     played.supervisor.resize(2)
@@ -188,7 +189,7 @@ def test_answers_of_a_killed_worker_are_read_and_its_unread_batches_counted(
 ) -> None:
     played = play(1, method)
     (name,) = played.all_here(1)
-    os.kill(played.notes.came_[name], signal.SIGSTOP)
+    freeze(played.notes.came_[name])
     played.give(name, *(call(double, number) for number in (1, 2, 7, 3)))
     played.give(name, call(double, 4))
     played.give(name, call(double, 5))

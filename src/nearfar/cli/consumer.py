@@ -30,7 +30,7 @@ from nearfar.download.store.listing import Listing
 from nearfar.download.store.manifest import Form
 from nearfar.download.store.store import Store
 from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
-from nearfar.net.memory import keep_freed_memory
+from nearfar.net.memory import collecting_seldom, keep_freed_memory
 from nearfar.output import Output
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def _work(options: argparse.Namespace, store: Store, progress: Progress) -> int:
             place = describe_place(request_receiver.address, hosts=options.queue is None)
             log.info("%s, saving to %s", place, options.output)
             if stop.reaches(request_receiver.reach):
-                consumer.run()
+                with collecting_seldom():
+                    consumer.run()
         finally:
             showing.close()
             try:

@@ -34,6 +34,7 @@ from nearfar.coordinator.status import CoordinatorStatus, WorkerStatus, ask
 from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
 from nearfar.net.addresses import Address
 from nearfar.net.auth import admit, approach
+from nearfar.net.reliable import LEASE
 
 SAMPLE = 1.0
 """Seconds between the two samples from which rates are computed."""
@@ -91,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     workers.add_argument(
         "--lease",
         type=lease_seconds,
-        default="10",
+        default=f"{LEASE:g}",
         metavar="S",
         help="seconds of silence after which remote workers, or a client, count as dead",
     )

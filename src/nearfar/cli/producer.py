@@ -45,7 +45,7 @@ from nearfar.download.local_process import ProcessPlan
 from nearfar.download.model import StoreError, Underway
 from nearfar.download.watched import HostTally, file_rows
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
-from nearfar.net.memory import keep_freed_memory
+from nearfar.net.memory import collecting_seldom, keep_freed_memory
 
 if TYPE_CHECKING:
     from nearfar import Executor
@@ -502,7 +502,8 @@ def _run(
     if run.stop.reaches(request_sender.reach):
         # Consumers wait until the producer leaves, even if its list is empty.
         request_sender.attend()
-        work.run()
+        with collecting_seldom():
+            work.run()
 
 
 @contextmanager

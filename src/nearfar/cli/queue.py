@@ -35,6 +35,7 @@ from nearfar.errors import (
     QueueLost,
     Untrusted,
 )
+from nearfar.net.reliable import LEASE
 from nearfar.queues.broker.records import DeadLetter
 from nearfar.queues.far import FarQueue
 from nearfar.readable import json_line
@@ -109,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     peers.add_argument(
         "--lease",
         type=lease_seconds,
-        default="10",
+        default=f"{LEASE:g}",
         metavar="S",
         help="seconds of silence after which a producer or consumer counts as dead",
     )

@@ -35,6 +35,7 @@ from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import ours
 from nearfar.net.memory import Trim
 from nearfar.net.process import ProcessWatcher, Waker, resident
+from nearfar.net.reliable import LEASE
 from nearfar.net.sockets import FAILURES
 from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.worker.handle import Answer
@@ -85,7 +86,7 @@ class CoordinatorServer:
         coordinator: Scheduler,
         access: Access,
         *,
-        lease: float = 10.0,
+        lease: float = LEASE,
         clients: bool = False,
         max_bytes: int = 0,
     ) -> None:
@@ -462,7 +463,7 @@ class StandaloneCoordinator:
         hire: Hire | None = None,
         *,
         access: Access = OWN,
-        lease: float = 10.0,
+        lease: float = LEASE,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         if 0 < max_bytes < LEAST:

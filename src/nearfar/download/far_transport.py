@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nearfar.download.fetch.base import HostLimits
+from nearfar.download.messages import long_bodies, set_body
 from nearfar.download.model import Underway
 from nearfar.download.transport import IncomingRequest, RequestReceiver, RequestSender, Undeliverable
-from nearfar.errors import Empty, QueueLost
+from nearfar.errors import Empty, ItemError, ProtocolError, QueueLost, Untrusted
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access, approach
 from nearfar.queues.broker.records import Settlement
@@ -58,7 +59,7 @@ class FarRequestSender(RequestSender):
     def send(self, message: Any, *, to: str | None = None) -> int | None:
         if self._last_entry is not None and not self._last_entry.admitted:
             return None
-        self._last_entry = self._end.puts.post(message, to)
+        self._last_entry = self._end.puts.post(framed(message), to)
         self._sent += 1
         if to is not None:
             self._to[self._sent] = to
@@ -110,7 +111,7 @@ class FarIncomingRequest(IncomingRequest):
     """A received message that was not answered yet."""
 
     def __init__(self, end: QueueClient, taken: DeliveredItem) -> None:
-        self.message = taken.item
+        self.message = unframed(taken.item)
         self.attempt = taken.attempt
         self._end = end
         self._session = taken.session
@@ -165,6 +166,44 @@ class FarRequestReceiver(RequestReceiver):
         finally:
             if self._host is not None:
                 self._host.stop_hosting()
+
+
+HEAD = 4
+"""Bytes of the length of what comes before the bodies of a message."""
+
+
+def framed(message: list[Any]) -> Any:
+    """`message` as an item. Its long bodies follow one another at the end of the item, as they are: they are
+    copied once, to the memory or the socket in which they leave this process."""
+    found = long_bodies(message)
+    if not found:
+        return message
+    for index, _ in found:
+        set_body(message, index, None)
+    try:
+        head = item_codec.encode([message, [[index, len(body)] for index, body in found]], trusted=False)
+    except ItemError:  # a URL that is not Unicode: trusted peers pickle such a text
+        for index, body in found:
+            set_body(message, index, body)
+        return message
+    return item_codec.encode_pieces([len(head).to_bytes(HEAD), head, *(body for _, body in found)])
+
+
+def unframed(item: Any) -> Any:
+    """The message in an item; its long bodies are views. What is malformed is returned as it is, and is no
+    message."""
+    if type(item) is not bytes:
+        return item
+    view = memoryview(item)
+    end = HEAD + int.from_bytes(view[:HEAD])
+    try:
+        message, places = item_codec.decode(bytes(view[HEAD:end]), 1, trusted=False)[0]
+        for index, size in places:
+            start, end = end, end + size
+            set_body(message, index, view[start:end])
+    except (ProtocolError, ItemError, Untrusted, TypeError, ValueError, LookupError):
+        return item
+    return message
 
 
 def open_request_sender(

@@ -129,6 +129,30 @@ Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
 Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
 
 
+LONG = 4096
+"""Bytes of a body that transports carry beside its message: copying a smaller one costs less."""
+
+
+def long_bodies(message: list[Any]) -> list[tuple[int, bytes]]:
+    """The long bodies in a message, each with its index: that of the body itself, or of the row whose last
+    field it is."""
+    found = []
+    for index, part in enumerate(message):
+        body = part[-1] if type(part) is list and part else part
+        if type(body) is bytes and len(body) >= LONG:
+            found.append((index, body))
+    return found
+
+
+def set_body(message: list[Any], index: int, body: Data | None) -> None:
+    """Put `body` in the place of the one that `long_bodies` found with `index`."""
+    part = message[index]
+    if type(part) is list:
+        part[-1] = body
+    else:
+        message[index] = body
+
+
 Row = Sequence[Any]
 Kinds = frozenset[type]
 

@@ -29,14 +29,13 @@ from multiprocessing.reduction import DupFd
 from threading import Thread
 from typing import Any
 
+from nearfar.download.messages import long_bodies, set_body
 from nearfar.errors import Empty, ShutDown
 from nearfar.queues.near import NearQueue
 from nearfar.serialization.shared_memory import Ring, allowed, create, map_shared
 
 SIZE = 24 * 1024 * 1024
 """Bytes: a producer's maximum in flight, and some space for the gaps at the end."""
-LEAST = 4096
-"""Bytes; copying a smaller piece costs less than sharing it."""
 
 Place = tuple[int, int, int]
 """Index of a part of a message, and start and end of its bytes in the arena."""
@@ -64,12 +63,11 @@ class Arena:
         self._map, self._view, self._ring = None, memoryview(b""), Ring(self._size)
 
     def lay_out(self, message: list[Any]) -> tuple[list[Place], int | None]:
-        """Move the bytes of `message`, its own and the last field of each of its rows, to this memory.
+        """Move the long bodies of `message` to this memory.
 
         Returns their places, and the start to pass to `give_back` later. Without space, nothing is moved.
         """
-        parts = [(index, _bytes_of(part)) for index, part in enumerate(message)]
-        found = [(index, data) for index, data in parts if data is not None]
+        found = long_bodies(message)
         total = sum(len(data) for _, data in found)
         start = self._ring.take(total) if total else None
         if start is None:
@@ -79,7 +77,7 @@ class Arena:
             end = at + len(data)
             view[at:end] = data
             places.append((index, at, end))
-            _put(message, index, None)
+            set_body(message, index, None)
             at = end
         return places, start
 
@@ -91,7 +89,7 @@ class Arena:
         """Put views of the bytes in the places of `message`; valid until the producer has the answer."""
         view = self._bytes() if places else self._view
         for index, start, end in places:
-            _put(message, index, view[start:end])
+            set_body(message, index, view[start:end])
 
     def close(self) -> None:
         """Unmap the memory in this process. Views of it stay valid."""
@@ -109,20 +107,6 @@ class Arena:
             self._map = map_shared(self._descriptor, self._size)
             self._view = memoryview(self._map)
         return self._view
-
-
-def _bytes_of(part: Any) -> bytes | None:
-    if type(part) is list and part:
-        part = part[-1]
-    return part if type(part) is bytes and len(part) >= LEAST else None
-
-
-def _put(message: list[Any], index: int, value: Any) -> None:
-    part = message[index]
-    if type(part) is list:
-        part[-1] = value
-    else:
-        message[index] = value
 
 
 HERE = frozenset({"here"})

@@ -1,9 +1,12 @@
-"""Freed memory: given back to the system by services, and kept for the next message by downloads."""
+"""Freed memory: given back to the system by services, and kept for the next message by downloads. Also how
+often the garbage collector runs."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+from collections.abc import Iterator
 
 MUCH = 8 << 20
 """Freed bytes after which trimming is worthwhile."""
@@ -69,3 +72,20 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _LARGEST)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+_COLLECTED = 20_000
+
+
+@contextlib.contextmanager
+def collecting_seldom() -> Iterator[None]:
+    """Inside, the garbage collector runs seldom: the objects of a file or a message are freed without it.
+
+    By default it runs at every 700th object, and now and then looks at all objects of the program.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(_COLLECTED, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -16,6 +16,8 @@ from nearfar.net.resources import Budget
 
 T = TypeVar("T")
 
+LEASE = 10.0
+"""Seconds of silence after which a peer counts as dead, if no other lease is given."""
 ACK_EVERY = 64
 """Messages after which an ack is sent at once."""
 ACK_WEIGHT = 64 * 1024

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
+from nearfar.net.reliable import LEASE
 from nearfar.pool.engine import Engine, SharedEngine
 from nearfar.pool.executor_engine import ForeignEngine
 from nearfar.pool.options import Limits
@@ -16,10 +17,8 @@ from nearfar.pool.options import Limits
 if TYPE_CHECKING:
     from nearfar.dashboard.server import Dashboard
 
-__all__ = ["LEASE", "WAIT", "Workers", "connect_engine", "make_engine", "show"]
+__all__ = ["WAIT", "Workers", "connect_engine", "make_engine", "show"]
 
-LEASE = 10.0
-"""Seconds of silence after which a worker on another machine counts as dead."""
 WAIT = 60.0
 """Seconds without an answer after which a coordinator counts as lost."""
 

@@ -21,6 +21,7 @@ from nearfar.coordinator.status import counts, idle, snapshot
 from nearfar.coordinator.task import Task
 from nearfar.net.interrupts import safely
 from nearfar.net.process import new_name
+from nearfar.net.reliable import LEASE
 from nearfar.pool.base_engine import (
     BaseEngine,
     near_initializer,
@@ -57,7 +58,7 @@ class NearEngine(BaseEngine):
         *,
         place: Address | None = None,
         access: Access | None = None,
-        lease: float = 10.0,
+        lease: float = LEASE,
         daemon: bool = True,
         plain: bool = False,
     ) -> None:

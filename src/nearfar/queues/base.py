@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -237,7 +237,7 @@ class BaseQueue(abc.ABC):
             except ShutDown:
                 return
 
-    def batches(self, most: int, least: int = 1, timeout: float | None = None) -> Iterator[list[Any]]:
+    def batches(self, most: int, least: int = 1, timeout: float | None = None) -> Generator[list[Any]]:
         """Take lists of 1 to `most` items until no more will come, as iteration takes single items.
 
         A list is returned as soon as `least` items are available, with any others that are available then, up
@@ -254,7 +254,7 @@ class BaseQueue(abc.ABC):
 
     def receive_batches(
         self, most: int, least: int = 1, timeout: float | None = None
-    ) -> Iterator[BatchDelivery]:
+    ) -> Generator[BatchDelivery]:
         """As `batches`, but this consumer holds the items until their `BatchDelivery` is acked or nacked."""
         _check_sizes(most, least)
         return self._until_end(lambda: self._receive_batch(most, least, timeout))
@@ -268,7 +268,7 @@ class BaseQueue(abc.ABC):
         """The next batch of `receive_batches`. Raises as `_take_batch`."""
 
     @staticmethod
-    def _until_end(take: Callable[[], T]) -> Iterator[T]:
+    def _until_end(take: Callable[[], T]) -> Generator[T]:
         while True:
             try:
                 batch = take()

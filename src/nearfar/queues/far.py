@@ -17,6 +17,7 @@ from nearfar.net import process, validation
 from nearfar.net.addresses import Address, parse_ports
 from nearfar.net.auth import Access, admit, approach
 from nearfar.net.interrupts import DeferredCall, safe, whose
+from nearfar.net.reliable import LEASE
 from nearfar.queues.base import (
     BatchDelivery,
     Promises,
@@ -131,7 +132,7 @@ class FarQueue(RemoteQueue):
         *,
         maxbytes: int = 0,
         max_unsettled: int = MAX_UNSETTLED,
-        lease: float = 10.0,
+        lease: float = LEASE,
         max_attempts: int = 5,
         producers: int = 1,
         standing: bool = False,

@@ -7,7 +7,7 @@ beyond 64 bits, and pickles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -87,22 +87,35 @@ def pieces(body: Encoded) -> list[bytes]:
 
 
 def encode_parts(item: Any, *, trusted: bool) -> Encoded:
-    """As `encode`, but long bytes are not copied."""
+    """As `encode`, but long bytes are not copied, and `Parts` are encoded already."""
+    if type(item) is Parts:
+        return item
     if type(item) is bytes and LONG <= len(item) < LARGEST_ITEM - 5:
         return _long_bytes([item])
     return encode(item, trusted=trusted)
 
 
-def prefix_of(item: bytes) -> bytes:
-    """What comes before the content of long bytes when they are encoded: up to `PREFIX` bytes."""
-    length = len(item)
+def encode_pieces(pieces: Sequence[bytes]) -> Parts:
+    """An item of bytes, at least `LONG`, whose content is `pieces` together. They are not copied.
+
+    Raises `ItemError` if it is too large for a frame.
+    """
+    size = sum(map(len, pieces))
+    if size > LARGEST_ITEM - PREFIX:
+        raise ItemError(f"an item of {size} bytes is too large: at most {LARGEST_ITEM} can be sent")
+    prefix = prefix_of(size)
+    return Parts([prefix, *pieces], len(prefix) + size)
+
+
+def prefix_of(length: int) -> bytes:
+    """What comes before the content of `length` long bytes when they are encoded: up to `PREFIX` bytes."""
     return _BIN16 + length.to_bytes(2, "big") if length < 1 << 16 else _BIN32 + length.to_bytes(4, "big")
 
 
 def _long_bytes(items: list[bytes]) -> Parts:
     found: list[bytes] = []
     for item in items:
-        found += (prefix_of(item), item)
+        found += (prefix_of(len(item)), item)
     return Parts(found, sum(map(len, found)))
 
 

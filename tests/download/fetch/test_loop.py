@@ -160,7 +160,7 @@ def test_the_rate_holds_over_all_transfers(web: Web, fetcher: MakeFetcher) -> No
     web.routes["*"] = content(bytes(100_000))
     begun = time.monotonic()
     fetch_all(fetcher(rate=400_000), *(web.url(f"/{n}") for n in range(4)))
-    assert 0.7 < time.monotonic() - begun < 4
+    assert 0.7 < time.monotonic() - begun < 20
 
 
 def test_cancel_drops_everything_without_another_call(web: Web, fetcher: MakeFetcher) -> None:

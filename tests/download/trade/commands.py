@@ -65,7 +65,7 @@ class Commands:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and first line printed."""
-    out, err = process.communicate(timeout=40)
+    out, err = process.communicate(timeout=100)
     assert "Traceback" not in err, err
     return process.returncode, out.partition("\n")[0]
 

@@ -28,7 +28,7 @@ class Gate:
                 waits = self._given > self._after
             if waits:
                 self.reached.set()
-                self._open.wait(30)
+                self._open.wait(60)
             route(request, reply)
 
         return handle

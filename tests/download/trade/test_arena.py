@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.download.near_transport import LEAST, Arena
+from nearfar.download.messages import LONG
+from nearfar.download.near_transport import Arena
 from nearfar.serialization.shared_memory import Ring
 
 SIZE = 100
@@ -36,8 +37,8 @@ def test_places_never_overlap_and_all_of_it_comes_back(steps: list[tuple[int, in
 
 
 def message() -> list[Any]:
-    rows = [["http://h/1", bytes([number]) * (LEAST + number)] for number in range(3)]
-    return ["files", rows[0], ["small", b"few"], *rows[1:], b"own" * LEAST, []]
+    rows = [["http://h/1", bytes([number]) * (LONG + number)] for number in range(3)]
+    return ["files", rows[0], ["small", b"few"], *rows[1:], b"own" * LONG, []]
 
 
 def test_bytes_are_laid_out_and_filled_in_again() -> None:
@@ -53,7 +54,7 @@ def test_bytes_are_laid_out_and_filled_in_again() -> None:
 
 
 def test_where_there_is_no_room_bytes_travel_in_the_message() -> None:
-    arena, sent = Arena(LEAST), message()
+    arena, sent = Arena(LONG), message()
     assert arena.lay_out(sent) == ([], None)
     arena.fill_in(sent, [])
     assert sent == message()
@@ -73,10 +74,10 @@ def test_another_process_reads_them_in_place(method: str) -> None:
     arena, (ours, theirs) = Arena(), context.Pipe()
     process = context.Process(target=read, args=(arena, theirs))  # type: ignore[attr-defined]
     process.start()
-    sent: list[Any] = ["chunk", b"x" * LEAST]
+    sent: list[Any] = ["chunk", b"x" * LONG]
     places, _ = arena.lay_out(sent)
     ours.send((sent, places))
-    assert ours.recv() == ["chunk", b"x" * LEAST]
+    assert ours.recv() == ["chunk", b"x" * LONG]
     process.join()
     process.close()
     for each in (arena, ours, theirs):
@@ -86,12 +87,12 @@ def test_another_process_reads_them_in_place(method: str) -> None:
 def test_where_files_may_not_be_long_it_is_small_and_the_rest_is_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (LEAST, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (LONG, resource.RLIM_INFINITY))
     arena = Arena()
     try:
-        small, large = ["m", [1, bytes(LEAST)]], ["m", [1, bytes(LEAST + 1)]]
+        small, large = ["m", [1, bytes(LONG)]], ["m", [1, bytes(LONG + 1)]]
         assert arena.lay_out(large) == ([], None)
-        assert large == ["m", [1, bytes(LEAST + 1)]]
-        assert arena.lay_out(small) == ([(1, 0, LEAST)], 0)
+        assert large == ["m", [1, bytes(LONG + 1)]]
+        assert arena.lay_out(small) == ([(1, 0, LONG)], 0)
     finally:
         arena.close()

@@ -10,12 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from nearfar.queues.far import FarQueue
+from tests.download.trade.moments import Moments, saved_names
 from tests.support.exchange import Reply, Request
 from tests.support.web import Web
 
@@ -62,7 +63,7 @@ class Files:
         self._open = threading.Event()
         self.waited_for = threading.Event()
         """A producer asked for a file that is held back."""
-        self._web = web
+        self.web = web
         web.routes["*"] = self._answer
 
     def open(self) -> None:
@@ -75,13 +76,8 @@ class Files:
 
     def lists(self, parts: int) -> list[str]:
         """The URLs in so many lists, as input for that many producers."""
-        urls = [self._web.url(path) for path in self.paths]
+        urls = [self.web.url(path) for path in self.paths]
         return ["\n".join(urls[part::parts]) for part in range(parts)]
-
-    def asked_after(self, saved: dict[str, float]) -> list[str]:
-        """The paths that were asked for after they were saved at these times (of `time.time`)."""
-        ahead = time.time() - time.monotonic()
-        return [each.path for each in self._web.log if each.at + ahead > saved.get(each.path, float("inf"))]
 
     def _answer(self, request: Request, reply: Reply) -> None:
         if request.path in self._held and not self._open.is_set():
@@ -115,6 +111,7 @@ class Troop:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         self.saved_in = self.folder / "saved"
+        self.moments = Moments(self.files.web, self.saved_in)
         programs = [sys.executable, "-m", "nearfar"]
         meet = ["--wait", str(self.wait), "--queue", self.address]
         consumer = [*programs, "consumer", "-o", str(self.saved_in)]
@@ -138,6 +135,7 @@ class Troop:
 
     def start(self, *names: str) -> None:
         """Start commands, each as it was started before."""
+        self.moments.note()
         for name in names:
             self._started += 1
             said = self.folder / f"{self._started}, {name}"
@@ -153,14 +151,16 @@ class Troop:
             self.running[name] = Running(process, said)
 
     def start_all(self) -> None:
-        """Start what is not running: the host first, producers last."""
-        self.start(*(name for name in sorted(self.commands, key=self._rank) if name not in self.running))
-
-    def _rank(self, name: str) -> tuple[bool, str]:
-        return name != self.host, name
+        """Start what is not running: the host first, and the others once it hosts, producers last."""
+        if self.host not in self.running:
+            self.start(self.host)
+            with closing(FarQueue.connect(self.address, wait=60.0)) as queue:
+                queue.counts()
+        self.start(*(name for name in sorted(self.commands) if name not in self.running))
 
     def kill(self, name: str) -> None:
         """``kill -9``."""
+        self.moments.note()
         ending = self.running.pop(name)
         ending.process.kill()
         ending.process.communicate()
@@ -174,17 +174,15 @@ class Troop:
         assert "Traceback" not in err, err
         return Ended(code, out, err)
 
-    def rows(self) -> dict[str, tuple[float, int, str]]:
-        """What the manifest says is saved: time, size and SHA-256 by path."""
-        with closing(self._manifest()) as manifest:
-            found = manifest.execute("SELECT name, time, size, sha256 FROM files").fetchall()
-        return {f"/{name}": (at, size, digest) for name, at, size, digest in found}
+    def rows(self) -> dict[str, tuple[int, str]]:
+        """What the manifest says is saved: size and SHA-256 by path."""
+        with closing(sqlite3.connect(f"file:{self.saved_in}/.nearfar.sqlite?mode=ro", uri=True)) as manifest:
+            found = manifest.execute("SELECT name, size, sha256 FROM files").fetchall()
+        return {f"/{name}": (size, digest) for name, size, digest in found}
 
     def saved(self) -> int:
         """How many files are saved."""
-        with suppress(sqlite3.OperationalError), closing(self._manifest()) as manifest:
-            return int(manifest.execute("SELECT count(*) FROM files").fetchone()[0])
-        return 0
+        return len(saved_names(self.saved_in))
 
     def there(self) -> int:
         """How many files have their name: saved, though a consumer killed just then has not noted it."""
@@ -194,6 +192,3 @@ class Troop:
         self.files.open()
         for name in list(self.running):
             self.kill(name)
-
-    def _manifest(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"file:{self.saved_in}/.nearfar.sqlite?mode=ro", uri=True)

@@ -21,6 +21,7 @@ from tests.queues.contract import LIMIT, threads, told
 from tests.queues.process_roles import die_of_poison, hold, produce_and_wait
 from tests.queues.test_kills import mortal
 from tests.support import redis_server
+from tests.support.processes import freeze
 from tests.support.redis_server import DURABLE, Server
 from tests.support.waiting import eventually
 
@@ -79,7 +80,7 @@ def test_late_acks_of_a_frozen_consumer_are_refused_and_counted(address: str) ->
         queue.put_many(range(3))
         with mortal(hold, queue, 3) as (process, gate):
             assert told(gate) == [0, 1, 2]
-            os.kill(process.pid, signal.SIGSTOP)
+            freeze(process.pid)
             assert take(queue, 3) == [(0, 2), (1, 2), (2, 2)]
             os.kill(process.pid, signal.SIGCONT)
             gate.send("go on")
@@ -143,7 +144,7 @@ def test_a_frozen_producer_that_is_back_is_not_lost(address: str) -> None:
     with Queue(0, address, lease=LEASE) as queue:
         with mortal(produce_and_wait, queue, ["a"]) as (process, gate):
             assert told(gate) == "put"
-            os.kill(process.pid, signal.SIGSTOP)
+            freeze(process.pid)
             assert eventually(lambda: queue.counts()["lost producers"] == 1)
             os.kill(process.pid, signal.SIGCONT)
             assert eventually(lambda: queue.counts()["lost producers"] == 0)

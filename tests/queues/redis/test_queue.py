@@ -18,6 +18,7 @@ from nearfar import Queue
 from nearfar.errors import Empty, Full, QueueLost, ShutDown
 from tests.queues.contract import LIMIT, MOMENT, outcome, threads
 from tests.support import redis_server
+from tests.support.processes import freeze
 from tests.support.waiting import eventually
 
 pytestmark = redis_server.needed
@@ -155,7 +156,7 @@ def test_a_get_with_a_timeout_ends_in_time_though_the_server_is_away() -> None:
 def test_ctrl_c_ends_a_wait_for_a_frozen_server() -> None:
     with redis_server.running() as server, Queue(0, server.address(), lease=LIMIT) as queue:
         assert server.process is not None
-        server.process.send_signal(signal.SIGSTOP)
+        freeze(server.process.pid)
         begun = time.monotonic()
         timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()

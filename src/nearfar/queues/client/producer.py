@@ -184,7 +184,7 @@ def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, Encode
     count = total = 0
     for item in items:
         if type(item) is bytes and len(item) >= LONG:
-            some = [prefix_of(item), item]
+            some = [prefix_of(len(item)), item]
         else:
             some = [item if type(item) is Packed else encode(item, trusted=False)]
         length = sum(map(len, some))

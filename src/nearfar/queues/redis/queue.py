@@ -28,6 +28,7 @@ from nearfar.errors import (
 from nearfar.net import process, validation
 from nearfar.net.auth import Access, choose
 from nearfar.net.interrupts import DeferredCall, safe, safely, whose
+from nearfar.net.reliable import LEASE
 from nearfar.queues.base import (
     BatchDelivery,
     Delivery,
@@ -119,7 +120,7 @@ class RedisQueue(RemoteQueue):
         address: str,
         *,
         maxbytes: int = 0,
-        lease: float = 10.0,
+        lease: float = LEASE,
         max_attempts: int = 5,
         producers: int = 1,
         ttl: float = TTL,
