@@ -27,6 +27,7 @@ copybutton_only_copy_prompt_lines = True
 
 # Names in single backticks in docstrings become links where they name a documented object.
 default_role = "py:obj"
+autoclass_content = "both"  # the arguments are described in __init__
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": False}
@@ -77,7 +78,8 @@ def file_included(_app: Sphinx, path: Path, _page: str, source: list[str]) -> No
 def found_by_its_last_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element
 ) -> Element | None:
-    """A link for `QueueLost` where `nearfar.errors.QueueLost` is documented, if only one ends so."""
+    """A link for `QueueLost` where `nearfar.errors.QueueLost` is documented, if only one ends so. A bare name
+    of a method is none: it may be an argument."""
     python = env.domains.python_domain
     if node.get("refdomain") != "py":
         return None
@@ -85,6 +87,8 @@ def found_by_its_last_name(
     if len(matches) != 1:
         return None
     entry = python.objects[matches[0]]
+    if "." not in node["reftarget"] and entry.objtype in ("method", "property", "attribute"):
+        return None
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, matches[0])
 
 

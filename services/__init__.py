@@ -2,3 +2,9 @@
 
 Not in the wheel.
 """
+
+import sys
+from importlib.util import find_spec
+
+if find_spec("nearfar") is None:
+    sys.exit("nearfar is not installed in this Python: run make demo once, and then . .venv/bin/activate")

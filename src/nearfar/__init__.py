@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from nearfar.queues.factory import JoinableQueue, Queue
     from nearfar.worker.lifetime import WorkerInfo, current_worker
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "AddressError",

@@ -23,6 +23,7 @@ HELPERS = {
     "options",
     "parser",
     "progress",
+    "status",
 }
 
 

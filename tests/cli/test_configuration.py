@@ -14,7 +14,7 @@ import pytest
 
 from nearfar.__main__ import main
 from nearfar.cli import PROGRAMS, parser_of
-from nearfar.cli.configuration import configurable, settings_of, words_of
+from nearfar.cli.configuration import configurable, no_settings, settings_of, words_of
 
 Write = Callable[..., Path]
 
@@ -217,6 +217,30 @@ def test_the_command_shows_what_holds_and_where_it_comes_from(
     assert said["settings"]["queue"] == {"lease": {"value": 30, "from": "nearfar.toml"}}
 
 
+@pytest.mark.parametrize("program", ["demo", "contrast"])
+def test_programs_that_show_nearfar_itself_take_no_settings(
+    program: str, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("output = 'elsewhere'\njobs = 1\n")
+    monkeypatch.setenv("NEARFAR_OUTPUT", "elsewhere")
+    monkeypatch.setenv("NEARFAR_JOBS", "2")
+    monkeypatch.setenv("NEARFAR_KEYS", "keys")
+    monkeypatch.setenv("NEARFAR_SHARED_MEMORY", "0")
+    assert parsed(program) == parsed(program, "--color auto")
+    assert "elsewhere" not in str(parsed(program))
+    assert held("producer")["jobs"] == ("2", "NEARFAR_JOBS")
+    with no_settings():
+        assert held("producer") == {}
+        assert "NEARFAR_KEYS" not in os.environ
+        assert os.environ["NEARFAR_SHARED_MEMORY"] == "0"
+    assert held("producer")["keys"] == ("keys", "NEARFAR_KEYS")
+    assert main(["config", program]) == 0
+    assert capsys.readouterr().out == f"# files: nearfar.toml\n# {program} takes no settings\n"
+    write(f"[{program}]\noutput = 'elsewhere'\n")
+    assert main(["config"]) == 2
+    assert capsys.readouterr().err == f"nearfar config: nearfar.toml: {program} takes no settings\n"
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_what_the_command_shows_of_a_program_is_a_file_that_it_takes(
     program: str, write: Write, capsys: pytest.CaptureFixture[str]
@@ -240,7 +264,7 @@ def test_completions_are_scripts_that_the_shell_can_read(
     pytest.importorskip("shtab")
     assert main(["completions", shell]) == 0
     script = capsys.readouterr().out
-    assert all(program in script for program in PROGRAMS)
+    assert all(program in script for program in [*PROGRAMS, "help"])
     assert "per-host" in script
     if shutil.which(shell):
         (tmp_path / "script").write_text(script, encoding="utf-8")

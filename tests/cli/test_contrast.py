@@ -26,8 +26,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     made: Asked = []
 
     def measure(
-        groups: Sequence[MeasurementGroup], settings: Settings, told: list[MeasurementOutcome], *, quiet: bool
+        groups: Sequence[MeasurementGroup], settings: Settings, told: list[MeasurementOutcome], **_: object
     ) -> None:
+        assert "NEARFAR_KEYS" not in os.environ, "the user's settings are not those of what is measured"
         parts = {each.part for group in groups for each in group.measurements}
         made.append((parts, settings))
         told += outcomes([part for part in PARTS if part in parts], settings)
@@ -38,8 +39,13 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     return made
 
 
-def test_it_prints_tables_and_writes_a_page(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_tables_and_writes_a_page(
+    asked: Asked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEARFAR_KEYS", "missing")
+    monkeypatch.setenv("NEARFAR_QUICK", "1")
     assert contrast.main([]) == 0
+    assert os.environ["NEARFAR_KEYS"] == "missing"
     assert asked == [(set(PARTS), FULL)]
     said = capsys.readouterr().out
     assert "\nQueues: items after faults\n" in said and "When to use which" in said
@@ -61,7 +67,7 @@ def test_a_measurement_without_a_result_is_exit_code_1(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lame = MeasurementOutcome(Measurement("queue", "latency", "near", 0), trouble="stuck for 20 s")
-    monkeypatch.setattr(contrast, "measure", lambda groups, settings, told, quiet: told.append(lame))
+    monkeypatch.setattr(contrast, "measure", lambda groups, settings, told, **_: told.append(lame))
     assert contrast.main([]) == 1
     assert "!  queue: latency, near: stuck for 20 s" in capsys.readouterr().out
 
@@ -105,7 +111,7 @@ def test_after_a_signal_it_writes_what_was_measured(
     Path("page.html").write_text("old")
 
     def stop(
-        groups: Sequence[MeasurementGroup], settings: Settings, told: list[MeasurementOutcome], *, quiet: bool
+        groups: Sequence[MeasurementGroup], settings: Settings, told: list[MeasurementOutcome], **_: object
     ) -> None:
         told += outcomes()[:some]
         raise KeyboardInterrupt(signal.SIGINT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import os
 import signal
 import socket
 import threading
@@ -17,9 +18,12 @@ import pytest
 from nearfar import Pool, Queue
 from nearfar.cli import coordinator, queue, top
 from nearfar.cli.exits import Exit
+from tests.dashboard.test_programs import checked
 from tests.dashboard.web import served
 from tests.pool import tasks
+from tests.support.keys import keys
 from tests.support.shell import ANYWHERE, Shell, ended, first_line, interrupt
+from tests.support.waiting import eventually
 
 PROGRAMS = {
     "coordinator": ["--bind", ANYWHERE],
@@ -89,6 +93,7 @@ def test_top_prints_once_what_the_dashboard_shows(capsys: pytest.CaptureFixture[
     assert counts.startswith("1 workers") and "6 done, 1 raised" in counts
     assert any(line.split()[:2] == ["worker", "host"] for line in rest)
     assert any(line.startswith("1 x ") for line in rest)
+    assert "\x1b" not in out
 
 
 def test_top_shows_a_queue_a_download_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,6 +123,8 @@ def test_top_shows_a_queue_a_download_and_no_control_characters(capsys: pytest.C
         ],
     }
     with served(**found) as (_, made):
+        assert top.main([made.url, "--once", "--color", "always"]) == Exit.OK
+        assert "\x1b[1mpool " in capsys.readouterr().out
         assert top.main([made.url, "--once"]) == Exit.OK
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -161,8 +168,10 @@ def test_top_needs_the_token(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("address", "code", "said"),
     [
-        ("tcp://127.0.0.1:5555", Exit.USAGE, "is not the address of a dashboard"),
-        ("http://127.0.0.1:1/api", Exit.USAGE, "is not the address of a dashboard"),
+        ("redis://127.0.0.1:1/0/a", Exit.USAGE, "is neither the address of a dashboard"),
+        ("http://127.0.0.1:1/api", Exit.USAGE, "is neither the address of a dashboard"),
+        ("tcp://127.0.0.1", Exit.USAGE, "tcp://127.0.0.1"),
+        ("tcp://127.0.0.1:*", Exit.USAGE, "tcp://127.0.0.1:*"),
         ("desk", Exit.USAGE, "expected HOST:PORT"),
         ("127.0.0.1:1", Exit.LOST, "connection refused"),
     ],
@@ -174,6 +183,87 @@ def test_top_with_a_wrong_address_is_a_short_error(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("nearfar top: ") and said in err
+
+
+def test_top_asks_a_coordinator_by_its_own_messages(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    with Pool(1, address=ANYWHERE) as pool:
+        address = str(pool.address)
+        assert pool.map(tasks.square, range(5), 1) == [n * n for n in range(5)]
+        running = pool.apply_async(tasks.leave_then_wait_for, (str(mark), str(gate)))
+        assert eventually(mark.exists)
+        assert top.main([address, "--json"]) == Exit.OK
+        status = json.loads(capsys.readouterr().out)
+        assert top.main([address, "--once"]) == Exit.OK
+        gate.touch()
+        running.get(20)
+    (worker,) = checked(status)["workers"]
+    assert (worker["runs"], worker["tasks"]) == ("tests.pool.tasks:leave_then_wait_for", 5)
+    assert (status["program"], status["address"]) == ("coordinator", address)
+    assert (status["counts"]["running"], status["counts"]["done"]) == (1, 5)
+    assert status["rates"]["done"] == 0
+    assert not status.keys() & {"pid", "host", "started"}, "these would be of the process that asks"
+    out, err = capsys.readouterr()
+    head, counts, *rest = out.splitlines()
+    assert (head, err) == (f"coordinator {address}  live", "")
+    assert "1 running" in counts and "5 done" in counts
+    assert "tests.pool.tasks:leave_then_wait_for" in rest[-1]
+
+
+def test_top_asks_a_queue_by_its_own_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    with Queue(0, f"ipc:///tmp/nearfar-top-{os.getpid()}.sock") as hosted:
+        hosted.put_many([b"waits", b"too"])
+        assert top.main([hosted.address, "--json"]) == Exit.OK
+        status = checked(json.loads(capsys.readouterr().out))
+        assert top.main([hosted.address, "--once"]) == Exit.OK
+        assert hosted.counts()["producers"] == 1, "what asks is no producer"
+        assert [hosted.get(timeout=20) for _ in range(2)] == [b"waits", b"too"]
+    assert (status["program"], status["queue"]["counts"]["size"]) == ("queue", 2)
+    assert status["queue"]["rates"]["stored"] == 0
+    out, err = capsys.readouterr()
+    assert (out.splitlines()[0], err) == (f"queue {hosted.address}  live", "")
+    assert "queue: 2 waiting, 0 in hand, 0 put/s" in out
+
+
+def test_top_of_a_queue_or_coordinator_ends_when_that_ends(shell: Shell) -> None:
+    for program, address in (shell.queue(), shell.coordinator()):
+        shown = shell.start("top", address, "--every", "0.1", "--wait", "1")
+        assert first_line(shown).endswith(f" {address}  live\n")
+        program.kill()
+        code, _, err = ended(shown)
+        assert (code, err.count("\n")) == (Exit.LOST, 1)
+        assert err.startswith("nearfar top: no ")
+
+
+def test_top_needs_the_keys_of_a_queue_and_no_token_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("the-right-token-of-this-dashboard")
+    token.chmod(0o600)
+    with Queue(0, ANYWHERE, keys=keys()) as hosted:
+        for words, code, said in (
+            (["--no-keys"], Exit.UNTRUSTED, "keys"),
+            (["--token", str(token)], Exit.USAGE, "--token is for dashboards"),
+        ):
+            assert top.main([hosted.address, "--json", *words]) == code
+            out, err = capsys.readouterr()
+            assert (out, err.count("\n")) == ("", 1)
+            assert said in err
+        assert top.main([hosted.address, "--json", "--keys", str(keys())]) == Exit.OK
+        assert json.loads(capsys.readouterr().out)["program"] == "queue"
+
+
+def test_the_status_of_a_pool_at_the_address_of_a_queue_is_a_short_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Queue(0, ANYWHERE) as hosted:
+        assert coordinator.main(["--status", hosted.address]) == Exit.LOST
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "this is a queue, and not the coordinator of a pool" in err
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"counts": 5}', b'{"counts": {"a": "b"}}'])

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nearfar.cli import demo
 from nearfar.cli.exits import Exit
@@ -26,6 +27,24 @@ SMALL = Gallery(count=120, large=1, seed="demo")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PICTURES", SMALL)
     monkeypatch.setattr(demo.StopRequest, "SIGNALS", ())
+
+
+@pytest.mark.parametrize("color", ["auto", "always", "never"])
+def test_the_demo_takes_no_settings_and_colors_as_it_is_told(
+    color: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
+) -> None:
+    seen: list[object] = []
+
+    def tour(root: Path, gallery: Gallery, console: Console) -> list[str]:
+        seen.extend((root, console.color_system, os.environ.get("NEARFAR_KEYS")))
+        return []
+
+    monkeypatch.setattr(demo, "give_tour", tour)
+    monkeypatch.setenv("NEARFAR_KEYS", "missing")
+    monkeypatch.setenv("NEARFAR_OUTPUT", "elsewhere")
+    assert demo.main(["--output", str(tmp_path), "--color", color]) == Exit.OK
+    assert seen == [tmp_path, "standard" if color == "always" else None, None]
+    assert os.environ["NEARFAR_KEYS"] == "missing"
 
 
 @pytest.mark.slow
@@ -50,7 +69,7 @@ def test_an_error_fails_the_demo(
 ) -> None:
     run = DemoRun("near", "3", 1.0, [], CheckedFiles())
 
-    def tour(root: Path, gallery: Gallery) -> list[str]:
+    def tour(root: Path, gallery: Gallery, console: Console) -> list[str]:
         tell(run, ["a is not b"], lambda checked: "")
         return ["a is not b"]
 

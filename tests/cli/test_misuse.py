@@ -201,6 +201,8 @@ def test_a_wrong_flag_is_a_usage_error(run: Run, name: str, words: str) -> None:
     [
         ("producer --jbos 3", "there is no option --jbos (did you mean --jobs?)"),
         ("producer --job=3", "there is no option --job (did you mean --jobs?)"),
+        ("verify --repiar", "there is no option --repiar (did you mean --repair?)"),
+        ("verify --repair", "the following arguments are required: LIST, DIR"),
         ("producer -j x", "-j/--jobs: 'x' is not a whole number of at least 1, and at most 1,000,000,000"),
         ("queue --insecur", "there is no option --insecur"),
         ("queue here", "unexpected argument 'here'"),

@@ -84,6 +84,15 @@ def test_without_tasks_lately_the_percentiles_are_of_all(clock: list[float]) -> 
     assert latest is not None and latest.status["task_seconds"]["p50"] > 5
 
 
+def test_the_history_has_the_age_of_the_oldest_item(clock: list[float]) -> None:
+    board = Board("queue")
+    for oldest in (0.0, 1.5):
+        publish(board, clock, counts={}, queue={"counts": {}, "oldest": oldest})
+    latest = board.latest()
+    assert latest is not None
+    assert json.loads(latest.history())["live"] == {"oldest": [0.0, 1.5]}
+
+
 def test_the_history_is_bounded_and_names_unknown_values(clock: list[float]) -> None:
     board = Board("producer")
     for number in range(HISTORY + 50):

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 
-from nearfar import Pool, Queue
+from nearfar import Executor, Pool, Queue
 from nearfar.dashboard import model
 from nearfar.dashboard.board import Board
 from nearfar.dashboard.model import COUNTERS, GAUGES, Status
@@ -133,10 +133,39 @@ def test_a_pool_s_dashboard_ends_with_it_however_it_ends() -> None:
         ask(url, "/health")
 
 
+@pytest.mark.parametrize("address", [None, ANYWHERE])
+def test_an_executor_shows_what_its_pool_would(address: str | None) -> None:
+    with Executor(1, address=address, dashboard=HERE) as executor:
+        url = str(executor.dashboard_url)
+        assert list(executor.map(tasks.square, range(5))) == [n * n for n in range(5)]
+        assert executor.options(retries=1).dashboard_url == url
+        found = until(url, lambda status: status["counts"]["done"] == 5)
+    assert (found["program"], found["address"]) == ("pool", executor._core.engine.address or "")
+    assert found["counts"]["workers"] == 1
+    with pytest.raises(OSError):
+        ask(url, "/health")
+    assert Executor.connect("tcp://127.0.0.1:1").dashboard_url is None
+
+
+def test_an_executor_s_dashboard_ends_with_its_workers() -> None:
+    executor = Executor(1, dashboard=HERE)
+    url = str(executor.dashboard_url)
+    assert executor.submit(tasks.square, 3).result(20) == 9
+    executor.kill_workers()
+    with pytest.raises(OSError):
+        ask(url, "/health")
+    executor.shutdown()
+
+
 def test_a_dashboard_that_cannot_be_made_ends_the_pool_and_the_queue() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = f"127.0.0.1:{taken.getsockname()[1]}"
-        for make in (lambda: Pool(1, dashboard=busy), lambda: Queue(0, ANYWHERE, dashboard=busy)):
+        makers = (
+            lambda: Pool(1, dashboard=busy),
+            lambda: Executor(1, dashboard=busy),
+            lambda: Queue(0, ANYWHERE, dashboard=busy),
+        )
+        for make in makers:
             with pytest.raises(AddressError, match="the dashboard cannot use"):
                 make()
 
@@ -144,8 +173,10 @@ def test_a_dashboard_that_cannot_be_made_ends_the_pool_and_the_queue() -> None:
 def test_where_nothing_could_be_shown_a_dashboard_is_refused() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(1) as threads, pytest.raises(ValueError, match="workers of its own"):
+    with ThreadPoolExecutor(1) as threads, pytest.raises(ValueError, match="workers of one's own"):
         Pool(executor=threads, dashboard=True)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(ValueError, match="workers of one's own"):
+        Executor(executor=threads, dashboard=True)
     with pytest.raises(ValueError, match="dashboard= is for a queue that this process hosts"):
         Queue(5, dashboard=True)
 

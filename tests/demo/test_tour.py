@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nearfar.contrast.report_model import Table
 from nearfar.demo.gallery import Gallery
@@ -78,7 +80,7 @@ def test_a_run_is_a_row_of_its_figures() -> None:
 
 
 def test_a_table_is_drawn_with_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    show(Table(["", "files"], [["near", "201"], ["far, one killed", "7"]]))
+    show(Table(["", "files"], [["near", "201"], ["far, one killed", "7"]]), Console(file=sys.stdout))
     drawn = capsys.readouterr().out.split()
     cells = [cell for cell in drawn if set(cell) != {"─"}]
     assert cells == ["files", "near", "201", "far,", "one", "killed", "7"]

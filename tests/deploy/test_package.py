@@ -128,10 +128,27 @@ def test_files_for_the_forge_follow_their_schema(schema: str) -> None:
     run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
 
 
-def test_the_citation_names_this_version() -> None:
-    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
-    assert cited is not None
-    assert nearfar.__version__.removesuffix(".dev0") == cited[1]
+def test_the_citation_and_the_changelog_name_this_version() -> None:
+    """Of a version that is not published yet, the changelog has no date."""
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version = re.search(r"^version: (\S+)$", cited, re.MULTILINE)
+    dated = re.search(r'^date-released: "(\S+)"$', cited, re.MULTILINE)
+    assert version is not None and dated is not None
+    assert nearfar.__version__.partition(".dev")[0] == version[1]
+    if version[1] == nearfar.__version__:
+        assert f"\n## [{version[1]}] - {dated[1]}\n" in changes
+
+
+def test_the_badges_are_those_of_workflows_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    workflows = re.findall(r"actions/workflows/([\w.]+)/badge\.svg", readme)
+    assert workflows
+    assert [name for name in workflows if not (ROOT / ".github" / "workflows" / name).exists()] == []
+    (tested,) = re.findall(r"badge/python-(\S+)-blue", readme)
+    named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    in_tox = re.findall(r"^    py3(\d+): ", (ROOT / "tox.ini").read_text(), re.MULTILINE)
+    assert tested.split("_%7C_") == named == [f"3.{minor}" for minor in in_tox]
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])

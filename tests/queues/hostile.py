@@ -110,6 +110,7 @@ class Hostile:
             case (
                 QueueMessageType.BYE
                 | QueueMessageType.BEAT
+                | QueueMessageType.QUERY
                 | QueueMessageType.PART
                 | QueueMessageType.STRANGER
             ):

@@ -68,6 +68,7 @@ grants = st.lists(
 FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
     QueueMessageType.BEAT: (),
     QueueMessageType.HELLO: (naturals, names, process),
+    QueueMessageType.QUERY: (),
     QueueMessageType.WELCOME: (names, facts),
     QueueMessageType.STRANGER: (),
     QueueMessageType.REFUSED: (st.text(max_size=20),),

@@ -15,7 +15,7 @@ PROGRAMS = {
     "queue": "host a queue by itself",
     "coordinator": "coordinate a pool by itself",
     "worker": "join a pool with this machine's processes",
-    "top": "show in a terminal what a program's dashboard shows",
+    "top": "show in a terminal what a program does",
     "keys": "make keys, and decide which clients are admitted",
     "config": "show the settings that hold, and where each comes from",
     "completions": "print completions of the command line for a shell",

@@ -6,8 +6,6 @@ needs no reset.
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -30,14 +28,9 @@ OTHER_LINES = 3
 class ProgressBars:
     """Draws without a thread. The bar of all files pulses while their number is unknown."""
 
-    def __init__(self, console: Console | None = None, every: float = 0.1, *, colored: bool = True) -> None:
-        """Draw at most once in `every` seconds, on `console` (default: standard error)."""
-        self._console = console or Console(
-            file=sys.stderr,
-            force_terminal=True,
-            color_system="auto" if colored and sys.stderr.isatty() else "standard" if colored else None,
-            no_color=not colored,
-        )
+    def __init__(self, console: Console, every: float = 0.1) -> None:
+        """Draw at most once in `every` seconds, on `console`."""
+        self._console = console
         self._every = every
         self._due: float | None = None
         self._rate = TransferRate()

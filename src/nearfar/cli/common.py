@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from nearfar.cli.exits import Exit, leave
 from nearfar.net import resources
@@ -71,12 +71,14 @@ def add_color_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) 
     )
 
 
-def in_color(choice: str) -> bool:
-    """Whether standard error gets colors, by ``--color`` and the environment (no-color.org)."""
+def in_color(choice: str, stream: TextIO | None = None) -> bool:
+    """Whether `stream` (default: standard error) gets colors, by ``--color`` and the environment
+    (no-color.org)."""
     if choice != "auto":
         return choice == "always"
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return not plain and sys.stderr is not None and sys.stderr.isatty()
+    stream = sys.stderr if stream is None else stream
+    return not plain and stream is not None and stream.isatty()
 
 
 def set_up_logging(options: argparse.Namespace) -> None:

@@ -54,4 +54,6 @@ def whole() -> argparse.ArgumentParser:
         except ImportError:
             continue  # its libraries are not installed, so it cannot be started
         commands.add_parser(program, help=does, parents=[parent], add_help=False)
+    shown = commands.add_parser("help", help="show the help of a program")
+    shown.add_argument("program", choices=[*PROGRAMS], metavar="PROGRAM", help="whose help to show")
     return parser

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nearfar.cli import PROGRAMS, parser_of
-from nearfar.cli.configuration import ConfigurationError, configurable, files, settings_of, words_of
+from nearfar.cli.configuration import ConfigurationError, configurable, files, read, settings_of, words_of
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.parser import Parser, about
 from nearfar.readable import readable
@@ -31,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for program in [options.program] if options.program else PROGRAMS:
             shown[program] = dict(_holding(program, options.config, defaults=bool(options.program)))
-        read = [str(path) for path in files(options.config)]
+        found = [str(path) for path in files(options.config)]
     except ConfigurationError as error:
         print(f"nearfar config: {readable(str(error))}", file=sys.stderr)
         return Exit.USAGE
     if options.json:
-        tell(json.dumps({"files": read, "settings": _as_objects(shown)}, indent=2))
+        tell(json.dumps({"files": found, "settings": _as_objects(shown)}, indent=2))
     else:
-        tell("\n".join(_as_text(shown, read)))
+        tell("\n".join(_as_text(shown, found)))
     return Exit.OK
 
 
@@ -76,6 +76,9 @@ def _holding(program: str, named: str | None, *, defaults: bool) -> Iterator[tup
     except ImportError:
         return  # its libraries are not installed, so it cannot be started
     if not getattr(parser, "configurable", False):
+        for path in files(named):
+            if program in read(path):
+                raise ConfigurationError(f"{path}: {program} takes no settings")
         return
     words = [] if named is None else [f"--config={named}"]
     settings = settings_of(program, parser, words)
@@ -106,10 +109,12 @@ def _as_objects(shown: dict[str, dict[str, tuple[Any, str]]]) -> dict[str, dict[
     }
 
 
-def _as_text(shown: dict[str, dict[str, tuple[Any, str]]], read: list[str]) -> Iterator[str]:
-    yield f"# files: {', '.join(map(readable, read)) or 'none'}"
+def _as_text(shown: dict[str, dict[str, tuple[Any, str]]], found: list[str]) -> Iterator[str]:
+    yield f"# files: {', '.join(map(readable, found)) or 'none'}"
     for program, settings in shown.items():
         if not settings:
+            if len(shown) == 1:
+                yield f"# {program} takes no settings"
             continue
         yield f"\n[{program}]"
         lines = {f"{option} = {_toml(value)}": place for option, (value, place) in sorted(settings.items())}

@@ -15,6 +15,7 @@ top, for one program in a table::
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ __all__ = [
     "configurable",
     "did_you_mean",
     "files",
+    "no_settings",
     "settings_of",
     "words_of",
 ]
@@ -40,6 +42,8 @@ LARGEST = 1_000_000
 PREFIX = "NEARFAR_"
 NAMED = "NEARFAR_CONFIG"
 """The variable that names a file; empty: no file is read."""
+OF_THE_LIBRARY = "NEARFAR_SHARED_MEMORY"
+"""The variable that is no setting of a program, and is left to those that `no_settings` shields."""
 SWITCH = {
     "1": True,
     "true": True,
@@ -166,6 +170,28 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigurationError(f"cannot use {path}: {error}") from None
+
+
+@contextlib.contextmanager
+def no_settings() -> Iterator[None]:
+    """Inside, the user's files and variables count neither here nor in the processes that are started.
+
+    For programs that show or measure nearfar itself: their result must not depend on settings that are meant
+    for the user's own work, such as keys.
+    """
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(PREFIX) and name != OF_THE_LIBRARY
+    }
+    for name in hidden:
+        del os.environ[name]
+    os.environ[NAMED] = ""
+    try:
+        yield
+    finally:
+        del os.environ[NAMED]
+        os.environ.update(hidden)
 
 
 def _sources(

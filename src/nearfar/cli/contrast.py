@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from nearfar.cli.common import StopRequest, why
-from nearfar.cli.configuration import NAMED
+from nearfar.cli.common import StopRequest, add_color_option, why
+from nearfar.cli.configuration import no_settings
+from nearfar.cli.display import make_console
 from nearfar.cli.exits import Exit
 from nearfar.cli.parser import Parser
 from nearfar.contrast.runner import (
@@ -40,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     After a signal, the report contains what was measured until then.
     """
     options = make_parser().parse_args(argv)
-    os.environ[NAMED] = ""  # the user's settings are not those of the programs that are measured
     if find_spec("jinja2") is None or find_spec("rich") is None:
         print(
             "nearfar contrast: the report needs jinja2 and rich: pip install 'nearfar[contrast]'",
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     try:
         # Opened now: a file that cannot be written is reported before minutes are spent.
-        with contextlib.ExitStack() as held:
+        with no_settings(), contextlib.ExitStack() as held:
             page_file = held.enter_context(discarding(options.output))
             json_file = None if options.json is None else held.enter_context(discarding(options.json))
             if page_file.goes_where(json_file):
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace, page_file: Output, json_file: Output | Non
     stopped = 0
     begun, load = time.monotonic(), os.getloadavg()[0]
     try:
-        measure(groups, settings, outcomes, quiet=options.quiet)
+        measure(groups, settings, outcomes, quiet=options.quiet, color=options.color)
     except KeyboardInterrupt as interruption:
         stopped = int(interruption.args[0])
         if not outcomes:
@@ -114,6 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of this program."""
     parser = Parser(
         "nearfar contrast",
+        configurable=False,
         usage="[OPTION...]",
         examples=("nearfar contrast --quick", "nearfar contrast --only queue --json figures.json"),
         description="Measure the same work and the same faults over the queues and pools of"
@@ -129,7 +130,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"measure this part only; may be given several times: {', '.join(PARTS)}",
     )
     add("--quick", action="store_true", help="a minute or two instead of several: fewer rounds, less precise")
-    add = parser.add_argument_group("output").add_argument
+    group = parser.add_argument_group("output")
+    add = group.add_argument
     add(
         "-o",
         "--output",
@@ -139,6 +141,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="the page: one file, which needs no network",
     )
     add("--json", type=Path, metavar="FILE", help="every single result, for programs")
+    add_color_option(group)
     add("-q", "--quiet", action="store_true", help="no progress on standard error")
     return parser
 
@@ -149,15 +152,16 @@ def measure(
     outcomes: list[MeasurementOutcome],
     *,
     quiet: bool,
+    color: str,
 ) -> None:
     """Append each outcome to `outcomes`, and show the progress: a bar on a terminal, else lines."""
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     total = sum(len(group.measurements) for group in groups)
     bars = not quiet and sys.stderr.isatty()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not bars, auto_refresh=False) as progress:
+    console = make_console(color, sys.stderr)
+    with Progress(*columns, console=console, disable=not bars, auto_refresh=False) as progress:
         task = progress.add_task("", total=total)
 
         def report(outcome: MeasurementOutcome) -> None:

@@ -12,7 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from nearfar.cli.common import StopRequest
+from nearfar.cli.common import StopRequest, add_color_option
+from nearfar.cli.configuration import no_settings
+from nearfar.cli.display import make_console
 from nearfar.cli.exits import Exit
 from nearfar.cli.parser import Parser
 from nearfar.demo.commands import DemoError
@@ -32,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return Exit.USAGE
     try:
-        with interruptible():
-            wrong = give_tour(options.output, PICTURES)
+        with no_settings(), interruptible():
+            console = make_console(options.color, sys.stdout, highlight=False, emoji=False, markup=False)
+            wrong = give_tour(options.output, PICTURES, console)
     except KeyboardInterrupt as stopped:
         print("\nstopped; the next demo removes what this one saved", file=sys.stderr)
         return 128 + int(stopped.args[0])
@@ -62,7 +65,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="The same download near, far, far with a consumer killed, and by a pool; verified. All"
         " of it on this machine, in under a minute.",
     )
-    parser.add_argument_group("output").add_argument(
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -70,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where to save: a new or empty folder, or one of an earlier demo, which is removed",
     )
+    add_color_option(group)
     return parser
 
 

@@ -10,10 +10,13 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from nearfar.cli.common import in_color
 from nearfar.cli.progress import Counts, TransferRate, describe, describe_rate
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Progress(Protocol):
@@ -72,6 +75,15 @@ class ProgressLines:
         """Nothing: the program itself prints the result."""
 
 
+def make_console(choice: str, stream: TextIO, **settings: Any) -> Console:
+    """A console of rich, with colors as ``--color`` says."""
+    from rich.console import Console
+
+    colored = in_color(choice, stream)
+    system: Any = "auto" if colored and stream.isatty() else "standard" if colored else None
+    return Console(file=stream, color_system=system, no_color=not colored, **settings)
+
+
 def progress_of(options: argparse.Namespace) -> Progress:
     """The progress for the options of a program. Raises as `make_progress`."""
     how, color = options.progress, options.color
@@ -101,5 +113,5 @@ def make_progress(
     if how == "bar":
         from nearfar.cli.bars import ProgressBars
 
-        return ProgressBars(colored=in_color(color))
+        return ProgressBars(make_console(color, sys.stderr, force_terminal=True))
     return NoProgress() if how == "off" else ProgressLines(every)

@@ -82,8 +82,13 @@ class Unheeded(io.FileIO):
 def tell(line: object) -> None:
     """Print a line on the standard output, unbuffered, with control characters escaped as ``\\x1b``. Raises
     `OutputLost`."""
+    tell_drawn(readable(str(line), keep="\n"))
+
+
+def tell_drawn(text: str) -> None:
+    """As `tell`, of a text whose control characters are our own: colors."""
     try:
-        print(readable(str(line), keep="\n"), flush=True)
+        print(text, flush=True)
     except OSError as error:
         give_up_output(error)
 

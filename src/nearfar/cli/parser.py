@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from nearfar import __version__
@@ -19,8 +20,10 @@ from nearfar.readable import readable
 
 WIDEST = 100
 """Characters of a help line: longer lines are hard to read."""
-UNTOLD: tuple[object, ...] = (None, False, True, [], argparse.SUPPRESS)
-"""Defaults that the help does not print."""
+UNTOLD: tuple[object, ...] = (None, False, True, argparse.SUPPRESS)
+"""Defaults that the help does not print, nor an empty list."""
+REQUIRED = "the following arguments are required"
+"""The beginning of argparse's error for missing arguments."""
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -32,7 +35,9 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         said = action.help or ""
-        told = action.default in UNTOLD or "%(default)s" in said or not action.option_strings
+        untold = action.default == [] or any(action.default is each for each in UNTOLD)
+        named = "%(default)s" in said or "(default: " in said
+        told = untold or named or not action.option_strings
         return said if told else f"{said} (default: %(default)s)"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -85,6 +90,7 @@ class Parser(argparse.ArgumentParser):
             **settings,
         )
         self.configurable = configurable
+        self._words: list[str] = []
         self._positionals.title = "arguments"
         self._optionals.title = "help"
         self.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="this text")
@@ -111,7 +117,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, after the settings of files and of the environment; positional arguments may stand
         between options."""
-        words = sys.argv[1:] if args is None else list(args)
+        words = self._words = sys.argv[1:] if args is None else list(args)
         if self.configurable:
             words = [*self._settings(words), *words]
         parse = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args
@@ -128,7 +134,10 @@ class Parser(argparse.ArgumentParser):
             self.exit(Exit.USAGE, f"{self.prog}: {readable(str(error))}; see nearfar config\n")
 
     def error(self, message: str) -> NoReturn:
-        """Report a wrong command line in one line, and exit with code 2."""
+        """Report a wrong command line in one line, and exit with code 2. An unknown option is reported before
+        a missing argument."""
+        if message.startswith(REQUIRED) and (unknown := self._unknown_option()):
+            message = self._unknown(unknown)
         said = readable(message.removeprefix("argument "))
         self.exit(Exit.USAGE, f"{self.prog}: {said}; see {self.prog} --help\n")
 
@@ -137,6 +146,13 @@ class Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices]
             said = f"{value!r} is none of {', '.join(known)}{did_you_mean(str(value), known)}"
             raise argparse.ArgumentError(action, said)
+
+    def _unknown_option(self) -> str:
+        """The first long option on the command line that does not exist; "" for none."""
+        known = {*self._option_string_actions, *self._options()}
+        words = takewhile(lambda word: word != "--", self._words)
+        long = (word for word in words if word.startswith("--"))
+        return next((word for word in long if word.partition("=")[0] not in known), "")
 
     def _unknown(self, word: str) -> str:
         if not word.startswith("-"):

@@ -1,4 +1,4 @@
-"""``nearfar top``: show what a dashboard shows, in a terminal."""
+"""``nearfar top``: show in a terminal what a program does: workers, tasks, items, rates."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import http.client
 import json
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, why
-from nearfar.cli.exits import Exit, tell
-from nearfar.cli.options import seconds
+from nearfar.cli.display import make_console
+from nearfar.cli.exits import Exit, tell, tell_drawn
+from nearfar.cli.options import DEFAULT_ADDRESS, DEFAULT_POOL_ADDRESS, add_access_options, seconds
 from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import duration, number, size
-from nearfar.errors import AddressError, KeysError
+from nearfar.cli.status import DEFAULT, Reader, reader_of
+from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, QueueLost
 from nearfar.readable import readable
 
 if TYPE_CHECKING:
@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 
     from nearfar.dashboard.model import Status
 
-DEFAULT = "127.0.0.1:8787"
-LARGEST = 64 << 20
-"""Bytes of an answer."""
-WITHIN = 5.0
-"""Seconds within which a dashboard must answer."""
+SAMPLE = 1.0
+"""Seconds between the two readings from which rates are computed, where only one status is printed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,21 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.json and find_spec("rich") is None:
         parser.error("it needs rich: pip install 'nearfar[download]'; --json does not")
     try:
-        reader = Reader(options.address, options.token)
-        if options.once or options.json:
-            status = reader.read()
-            if options.json:
-                tell(json.dumps(status, ensure_ascii=False))
-            else:
-                tell(_text(_shown(status)))
-            return Exit.OK
-        return _watch(reader, options.every)
+        with closing(reader_of(options)) as reader:
+            if options.once or options.json:
+                _print(reader, options.color, as_json=options.json)
+                return Exit.OK
+            return _watch(reader, options.every, options.color)
     except (AddressError, KeysError) as error:
         print(f"nearfar top: {why(error)}", file=sys.stderr)
         return Exit.USAGE
-    except PermissionError as error:
+    except (PermissionError, NotAdmitted) as error:
         print(f"nearfar top: {error}", file=sys.stderr)
         return Exit.UNTRUSTED
+    except (CoordinatorLost, QueueLost) as error:
+        print(f"nearfar top: {why(error)}", file=sys.stderr)
+        return Exit.LOST
     except (OSError, ValueError, http.client.HTTPException) as error:
         said = why(error) if str(error) else type(error).__name__
         print(f"nearfar top: no dashboard answers at {options.address}: {said}", file=sys.stderr)
@@ -70,77 +66,54 @@ def make_parser() -> argparse.ArgumentParser:
         "nearfar top",
         usage="[OPTION...] [ADDRESS]",
         description=about(__doc__),
-        examples=("nearfar top", "nearfar top desk:8787 --token dashboard.token", "nearfar top --json"),
-        epilog="Start a program with --dashboard, or a pool or a queue with dashboard=True, to have one.",
+        examples=(
+            "nearfar top",
+            f"nearfar top {DEFAULT_POOL_ADDRESS}",
+            "nearfar top desk:8787 --token dashboard.token",
+            "nearfar top tcp://storage:5555 --keys laptop --once",
+        ),
+        epilog="Start a program with --dashboard, or a pool or a queue with dashboard=True, to have a"
+        " dashboard, which says most. Queues and coordinators also answer at their own address, as they do to"
+        " --status: no durations, failures or memory.",
     )
     parser.add_argument(
         "address",
         nargs="?",
         default=DEFAULT,
         metavar="ADDRESS",
-        help=f"of the dashboard (default: {DEFAULT})",
+        help=f"of a dashboard (default: {DEFAULT}), of a queue ({DEFAULT_ADDRESS}), or of a coordinator"
+        f" ({DEFAULT_POOL_ADDRESS})",
     )
     add = parser.add_argument_group("options").add_argument
     add("--every", type=seconds, default="1", metavar="S", help="seconds between two updates")
     add("--once", action="store_true", help="print it once, and exit")
     add("--json", action="store_true", help="print it once as a JSON object, and exit")
     add("--token", metavar="FILE", help="the file with the dashboard's token")
+    queues = parser.add_argument_group("queues and coordinators")
+    add_access_options(queues)
+    queues.add_argument("--wait", type=seconds, default="5", metavar="S", help="seconds for an answer")
     add_logging_options(parser)
     return parser
 
 
-class Reader:
-    """Reads the status from a dashboard."""
-
-    def __init__(self, address: str, token_file: str | None) -> None:
-        """Raises `AddressError` and `KeysError`."""
-        from nearfar.dashboard.server import parse, read_token
-
-        named = urlsplit(address if "//" in address else f"//{address}")
-        if named.scheme not in ("", "http", "https") or named.path not in ("", "/"):
-            raise AddressError(
-                f"{address} is not the address of a dashboard, such as {DEFAULT}: start the program there"
-                " with --dashboard"
-            )
-        self._secure = named.scheme == "https"  # a proxy before the dashboard
-        self._place = named.netloc
-        if not self._secure:
-            parse(named.netloc)
-        self._headers = {}
-        if token_file is not None:
-            token = b64encode(f"top:{read_token(token_file)}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {token}"
-
-    def read(self) -> Status:
-        """Raises `OSError`, `http.client.HTTPException`, and `ValueError` for an answer that is none;
-        `PermissionError` if the token is wrong."""
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._place, timeout=WITHIN)
-        try:
-            connection.request("GET", "/api/status", headers=self._headers)
-            answer = connection.getresponse()
-            body = answer.read(LARGEST)
-        finally:
-            connection.close()
-        if answer.status in (401, 403):
-            said = readable(body.decode(errors="replace").strip())
-            raise PermissionError(f"the dashboard at {self._place} refuses: {said}")
-        if answer.status != http.client.OK:
-            raise ValueError(readable(f"{answer.status} {body[:200].decode(errors='replace')}".strip()))
-        status = json.loads(body)
-        if not isinstance(status, dict) or "counts" not in status:
-            raise ValueError("what it answers is not a status")
-        found: Status = status  # type: ignore[assignment]  # of our own dashboard
-        return found
+def _print(reader: Reader, color: str, *, as_json: bool) -> None:
+    """Print one status, with rates."""
+    status = reader.read()
+    if reader.samples:
+        time.sleep(SAMPLE)
+        status = reader.read()
+    if as_json:
+        tell(json.dumps(status, ensure_ascii=False))
+    else:
+        tell_drawn(_text(_shown(status), color))
 
 
-def _watch(reader: Reader, every: float) -> int:
+def _watch(reader: Reader, every: float, color: str) -> int:
     """Show the status until a stop is requested, or the dashboard is gone. What is no terminal gets each
     status below the last one."""
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    console = make_console(color, sys.stdout)
     shown = _shown(reader.read())
     with StopRequest(shows=lambda: True) as stop, ExitStack() as stack:
         live = None
@@ -149,7 +122,7 @@ def _watch(reader: Reader, every: float) -> int:
             stack.enter_context(live)
         while True:
             if live is None:
-                tell(_text(shown))
+                tell_drawn(_text(shown, color))
             else:
                 live.update(shown, refresh=True)
             if stop.wait(every):
@@ -157,11 +130,9 @@ def _watch(reader: Reader, every: float) -> int:
             shown = _shown(reader.read())
 
 
-def _text(shown: RenderableType) -> str:
+def _text(shown: RenderableType, color: str) -> str:
     """The status as text, as wide as the terminal; without one, as wide as its tables."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 200, color_system=None)
+    console = make_console(color, sys.stdout, width=None if sys.stdout.isatty() else 200)
     with console.capture() as capture:
         console.print(shown)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
@@ -184,8 +155,11 @@ def _drawn(status: Status) -> RenderableType:
     place = (queue or {}).get("address") or status["address"]
     age = time.time() - status["time"]
     state = f"no news for {age:.0f} s" if age > 5 else "live" if status.get("ready") else "waits"
-    up = duration(status["time"] - status["started"])
-    head = f"{status['program']} {place}  {status['host']}, pid {status['pid']}, up {up}  {state}"
+    head = f"{status['program']} {place}"
+    if "pid" in status:  # else it was asked of a queue or coordinator itself
+        up = duration(status["time"] - status["started"])
+        head += f"  {status['host']}, pid {status['pid']}, up {up}"
+    head += f"  {state}"
     lines: list[RenderableType] = [
         Text(readable(head), style="bold"),
         Text(readable(_counts(status), keep="\n")),
@@ -209,8 +183,9 @@ def _counts(status: Status) -> str:
     if (queue := status.get("queue")) is not None:
         its = queue["counts"]
         said.append(
-            f"queue: {its['size']:,} waiting, {its['unsettled'] - its['size']:,} in hand, oldest"
-            f" {_time(queue['oldest'])}, {queue['rates']['stored']:,.0f} put/s,"
+            f"queue: {its['size']:,} waiting, {its['unsettled'] - its['size']:,} in hand,"
+            + (f" oldest {_time(queue['oldest'])}," if "oldest" in queue else "")
+            + f" {queue['rates']['stored']:,.0f} put/s,"
             f" {queue['rates']['settled']:,.0f} done/s, {its['redelivered']:,} redelivered,"
             f" {its['dead']:,} dead; {number(its['producers'], 'producer')},"
             f" {number(its['consumers'], 'consumer')}"

@@ -91,6 +91,10 @@ LOOK = 100
 """Milliseconds between two checks whether the coordinator rejected this side."""
 
 
+class NoCoordinator(CoordinatorLost):
+    """What answers at the address is no coordinator, but a queue."""
+
+
 class WorkerStatus(NamedTuple):
     """One worker."""
 
@@ -115,8 +119,8 @@ class CoordinatorStatus(NamedTuple):
 def ask(address: Address, wait: float, access: Access = OWN) -> CoordinatorStatus:
     """The status of the coordinator at `address`.
 
-    Raises `NotAdmitted` if it does not admit this side, `CoordinatorLost` if there is no answer within `wait`
-    seconds, and `KeysError`.
+    Raises `NotAdmitted` if it does not admit this side, `NoCoordinator` if a queue is there,
+    `CoordinatorLost` if there is no answer within `wait` seconds, and `KeysError`.
     """
     caller = CoordinatorConnection(address.seen_from_here(), access)
     refusals = HandshakeFailures()
@@ -150,7 +154,9 @@ def _listen(
             if envelope.message.kind is PoolMessageType.STATUS:
                 return _read(envelope.message)
             if envelope.message.kind is PoolMessageType.REFUSED:
-                raise CoordinatorLost(f"refused: {shown(envelope.message.fields[0])}")
+                raise NoCoordinator(
+                    f"{caller.address} gives no status of a pool: {shown(envelope.message.fields[0])}"
+                )
         left = deadline - time.monotonic()
         if left <= 0:
             return None

@@ -16,10 +16,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from nearfar.dashboard.figures import percentile
-from nearfar.dashboard.model import COUNTERS, Durations, Status
+from nearfar.dashboard.model import COUNTERS, Durations, QueueStatus, Status
 
 EVERY = 1.0
 """Seconds between two snapshots."""
@@ -35,7 +35,15 @@ GROWING = {"workers": ("name", "tasks"), "hosts": ("host", "bytes")}
 
 log = logging.getLogger(__name__)
 
-_Sample = tuple[float, Mapping[str, int], Durations | None]
+
+class _Sample(NamedTuple):
+    """What is kept of a snapshot for charts."""
+
+    time: float
+    counts: Mapping[str, int]
+    durations: Durations | None
+    oldest: float | None
+    """The age of a queue's oldest item, in seconds."""
 
 
 class Snapshot:
@@ -81,12 +89,13 @@ class Snapshot:
 
     def _lately(self, at: int) -> tuple[list[int], float]:
         """The tasks in each bucket in the `RECENT` snapshots before one of the history, and their seconds."""
-        now, _, durations = self._history[at]
-        when, _, before = self._history[max(0, at - RECENT)]
-        if durations is None:
+        now, before = self._history[at], self._history[max(0, at - RECENT)]
+        if now.durations is None:
             return [], 0.0
-        earlier = (0,) * len(durations["buckets"]) if before is None else before["buckets"]
-        return [count - past for count, past in zip(durations["buckets"], earlier, strict=True)], now - when
+        buckets = now.durations["buckets"]
+        earlier = (0,) * len(buckets) if before.durations is None else before.durations["buckets"]
+        lately = [count - past for count, past in zip(buckets, earlier, strict=True)]
+        return lately, now.time - before.time
 
     @cached_property
     def json(self) -> bytes:
@@ -95,13 +104,16 @@ class Snapshot:
 
     def history(self) -> bytes:
         """The counts of the last minutes as JSON: a list of times, and by name a list of values (null: it
-        was not known then); also the percentiles of durations."""
-        names = sorted({name for _, counts, _ in self._history for name in counts})
-        series = {name: [counts.get(name) for _, counts, _ in self._history] for name in names}
-        said: dict[str, Any] = {"time": [when for when, _, _ in self._history], "counts": series, "live": {}}
+        was not known then); also the percentiles of durations, and the age of the oldest item."""
+        names = sorted({name for sample in self._history for name in sample.counts})
+        series = {name: [sample.counts.get(name) for sample in self._history] for name in names}
+        times = [sample.time for sample in self._history]
+        said: dict[str, Any] = {"time": times, "counts": series, "live": {}}
+        if "oldest" in self._recent[-1].get("queue", ()):
+            said["live"]["oldest"] = [sample.oldest for sample in self._history]
         if "task_seconds" in self._recent[-1]:
             lately = [self._lately(at)[0] for at in range(len(self._history))]
-            said["live"] = {
+            said["live"] |= {
                 name: [percentile(buckets, part) if any(buckets) else None for buckets in lately]
                 for name, part in PARTS.items()
             }
@@ -157,8 +169,10 @@ class Board:
         with self._changed:
             self._number += 1
             self._recent.append(status)
-            counts = status["counts"] | status.get("queue", {"counts": {}})["counts"]
-            self._history.append((status["time"], counts, status.get("task_seconds")))
+            queue = status.get("queue", QueueStatus(counts={}))
+            counts = status["counts"] | queue["counts"]
+            sample = _Sample(status["time"], counts, status.get("task_seconds"), queue.get("oldest"))
+            self._history.append(sample)
             self._latest = None
             self._made = now
             self._changed.notify_all()

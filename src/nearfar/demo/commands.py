@@ -103,8 +103,6 @@ class Command:
                         stderr=PIPE,
                         text=True,
                         errors="replace",
-                        # The user's settings are not the demo's.
-                        env=os.environ | {"NEARFAR_CONFIG": ""},
                         pass_fds=[theirs],
                         preexec_fn=partial(hang_on, theirs),
                     )

@@ -8,14 +8,13 @@ import os
 import re
 import signal
 import stat
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nearfar.contrast.report_model import Table, promise_table, queue_promises
@@ -24,6 +23,9 @@ from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer
 from nearfar.download.model import Saved
 from nearfar.download.store.store import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NEAR, FAR = "near", "far"
 KILL, POOL = ("kill-1", "kill-2"), ("pool-1", "pool-2")
@@ -45,12 +47,10 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def show(table: Table) -> None:
+def show(table: Table, console: Console) -> None:
     """Print a table with rich, which comes with the extra ``download``, as pycurl does."""
-    from rich.console import Console
-
-    Console(file=sys.stdout, highlight=False, emoji=False, markup=False).print(table.drawn())
-    print()
+    console.print(table.drawn())
+    console.print()
 
 
 # -- the output folder -----------------------------------------------------------------------------
@@ -351,8 +351,10 @@ ACTS: tuple[Act, ...] = (
 )
 
 
-def give_tour(root: Path, gallery: Gallery) -> list[str]:
-    """Run the demo, save below `root`, and print what happens. Returns what went wrong, in sentences.
+def give_tour(root: Path, gallery: Gallery, console: Console) -> list[str]:
+    """Run the demo, save below `root`, and print what happens, tables on `console`.
+
+    Returns what went wrong, in sentences.
 
     Raises `DemoError` when it cannot continue.
     """
@@ -373,12 +375,12 @@ def give_tour(root: Path, gallery: Gallery) -> list[str]:
             runs.append(run)
             wrong += complaints
     say("\n6. Side by side\n")
-    show(run_table(runs))
+    show(run_table(runs), console)
     say("   Seconds are those of whole commands, from start to exit; the pool was started before. One second")
     say("   of each is the wait for the busy link.")
     say(f"   The run with the kill is limited to {SLOW_RATE} bytes per second, so that it has a middle.")
     say("\n7. What each queue promises\n")
-    show(promise_table(queue_promises()))
+    show(promise_table(queue_promises()), console)
     return wrong
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -15,15 +16,18 @@ from itertools import islice
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nearfar.coordinator.task import Mode, TaskState
 from nearfar.pool.call import Call, Chunk, Item, Part, call_back, raise_from
 from nearfar.pool.engine import SHUT, Closed, Engine, describe, hand_in
-from nearfar.pool.factory import WAIT, Workers, connect_engine, count_of, make_engine
+from nearfar.pool.factory import WAIT, Workers, connect_engine, count_of, make_engine, show
 from nearfar.pool.options import Limits, checked
 from nearfar.queues.base import deadline_of, left
 from nearfar.serialization.pickles.results import original_of
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.server import Dashboard
 
 __all__ = ["Executor", "Future", "MapChunk", "Single"]
 
@@ -232,6 +236,22 @@ class _Core:
     def __init__(self, engine: Engine, context: BaseContext | None = None) -> None:
         self.engine = engine
         self.context = context
+        self.dashboard: Dashboard | None = None
+
+    def show(self, where: bool | str, token: str | os.PathLike[str] | None) -> None:
+        """Serve a dashboard. If it cannot be, the workers end, and the error is raised."""
+        try:
+            self.dashboard = show(self.engine, where, token)
+            weakref.finalize(self, self.dashboard.close)
+        except BaseException:
+            self.shut = True
+            self.engine.terminate()
+            raise
+
+    def hide(self) -> None:
+        """End the dashboard, if there is one."""
+        if self.dashboard is not None:
+            self.dashboard.close()
 
     def __del__(self) -> None:
         if not self.shut:
@@ -260,11 +280,14 @@ class Executor(futures.Executor):
         plain: bool = False,
         keys: str | os.PathLike[str] | None = None,
         insecure: bool = False,
+        dashboard: bool | str = False,
+        dashboard_token: str | os.PathLike[str] | None = None,
     ) -> None:
         """Start `max_workers` workers (None: one for each CPU).
 
-        The other arguments are those of `Pool`. Raises `ValueError` or `TypeError` for invalid arguments, and
-        `AddressError`.
+        The other arguments are those of `Pool`; a dashboard is served until `shutdown` has waited, or the
+        workers are ended. Raises
+        `ValueError` or `TypeError` for invalid arguments, `AddressError` and `KeysError`.
         """
         least = 1 if address is None else 0
         count_of(max_workers, "max_workers", "Executor")
@@ -282,7 +305,10 @@ class Executor(futures.Executor):
             keys=keys,
             insecure=insecure,
         )
-        self._begin(_Core(engine, mp_context), (timeout, retries))
+        core = _Core(engine, mp_context)
+        if dashboard is not False:
+            core.show(dashboard, dashboard_token)
+        self._begin(core, (timeout, retries))
 
     @classmethod
     def connect(
@@ -321,6 +347,11 @@ class Executor(futures.Executor):
     def engine(self) -> Engine:
         """The engine that runs the calls; a pool over this executor shares it."""
         return self._core.engine
+
+    @property
+    def dashboard_url(self) -> str | None:
+        """Where a browser finds the dashboard; None if there is none."""
+        return None if self._core.dashboard is None else self._core.dashboard.url
 
     def __repr__(self) -> str:
         state = ", shut down" if self._core.shut else ""
@@ -397,6 +428,7 @@ class Executor(futures.Executor):
         self.engine.close()
         if wait:
             self.engine.join()
+            self._core.hide()
 
     def terminate_workers(self) -> None:
         """Send SIGTERM to every worker process, and accept no more calls, as in Python 3.14.
@@ -415,6 +447,7 @@ class Executor(futures.Executor):
     def _end_workers(self, signum: int) -> None:
         self.engine.end_workers(signum)
         self._core.shut = True
+        self._core.hide()
 
     # -- private attributes of the standard library's executor that programs use -------------------
 

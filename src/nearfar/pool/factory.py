@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterable
 from concurrent import futures
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.net.reliable import LEASE
 from nearfar.pool.engine import Engine, SharedEngine
 from nearfar.pool.executor_engine import ForeignEngine
 from nearfar.pool.options import Limits
 
-__all__ = ["WAIT", "Workers", "connect_engine", "make_engine"]
+if TYPE_CHECKING:
+    from nearfar.dashboard.server import Dashboard
+
+__all__ = ["WAIT", "Workers", "connect_engine", "make_engine", "show"]
 
 WAIT = 60.0
 """Seconds without an answer after which a coordinator counts as lost."""
@@ -97,6 +100,24 @@ def make_engine(
         daemon=workers.daemon,
         plain=workers.plain,
     )
+
+
+def show(engine: Engine, where: bool | str, token: str | os.PathLike[str] | None) -> Dashboard:
+    """Serve a dashboard of the pool or executor that `engine` runs; its owner must close it.
+
+    Raises `AddressError` and `KeysError`, and `ValueError` for an engine without workers of its own.
+    """
+    # Only here: few pools have one.
+    from nearfar.dashboard.board import Board
+    from nearfar.dashboard.server import Dashboard
+    from nearfar.pool.near_engine import NearEngine
+
+    if not isinstance(engine, NearEngine):
+        raise ValueError("dashboard= is for workers of one's own: the executor= may have a dashboard")
+    board = Board("pool")
+    made = Dashboard(board, where, token)
+    engine.show(board)
+    return made
 
 
 def connect_engine(

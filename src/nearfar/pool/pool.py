@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 
 from nearfar.coordinator.task import Mode
 from nearfar.pool.engine import Engine, WeakBag, describe, hand_in
-from nearfar.pool.factory import WAIT, Workers, connect_engine, make_engine
+from nearfar.pool.factory import WAIT, Workers, connect_engine, make_engine, show
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, InputFeed
 from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, cut, limits
 from nearfar.pool.progress import reporter
@@ -64,17 +64,17 @@ class Pool:
         * `initializer`: called with `initargs` once in each worker. `maxtasksperchild`: a worker is replaced
           after so many tasks. `context` starts the processes.
         * `address`: workers on other machines may join here; then `processes` may be 0.
-        * * `executor`: run on this executor instead, which the pool does not shut down; `processes` is then
-        the number of its workers, if it does not report it. A foreign executor cannot kill a task, nor
-        report which one a lost worker ran: `timeout` and `retries` are refused.
+        * `executor`: run on this executor instead, which the pool does not shut down; `processes` is then
+          the number of its workers, if it does not report it. A foreign executor cannot kill a task, nor
+          report which one a lost worker ran: `timeout` and `retries` are refused.
         * `keys`: a folder of keys: processes with these keys may join at `address`; None: the folder in
-        ``NEARFAR_KEYS``, or, without that variable, only this user's processes may join. `insecure`: every
-        process may. `lease`: seconds of silence after which a remote worker counts as dead (None: 10).
+          ``NEARFAR_KEYS``, or, without that variable, only this user's processes may join. `insecure`: every
+          process may. `lease`: seconds of silence after which a remote worker counts as dead (None: 10).
         * `timeout`, `retries`: the default limits of calls, see `CallOptions`.
         * `plain`: send and read no pickle: only functions of modules, by name, and plain data.
         * `dashboard`: serve a page, JSON and metrics at ``HOST:PORT`` until the pool ends; True:
-        ``127.0.0.1:8787``, or another port if that is in use (`dashboard_url`). `dashboard_token`: a file
-        with the token that a browser must show; needed beyond loopback.
+          ``127.0.0.1:8787``, or another port if that is in use (`dashboard_url`). `dashboard_token`: a file
+          with the token that a browser must show; needed beyond loopback.
 
         Raises `AddressError`, `KeysError`, and `ValueError` or `TypeError` for invalid arguments.
         """
@@ -91,24 +91,11 @@ class Pool:
         self._begin(engine, timeout, retries)
         if dashboard is not False:
             try:
-                self._dashboard = self._show(dashboard, dashboard_token)
+                self._dashboard = show(engine, dashboard, dashboard_token)
+                weakref.finalize(self, self._dashboard.close)
             except BaseException:
                 self.terminate()
                 raise
-
-    def _show(self, where: bool | str, token: str | os.PathLike[str] | None) -> Dashboard:
-        # Only here: few pools have one.
-        from nearfar.dashboard.board import Board
-        from nearfar.dashboard.server import Dashboard
-        from nearfar.pool.near_engine import NearEngine
-
-        if not isinstance(self._engine, NearEngine):
-            raise ValueError("dashboard= is for a pool with workers of its own: the executor= may have one")
-        board = Board("pool")
-        made = Dashboard(board, where, token)
-        weakref.finalize(self, made.close)
-        self._engine.show(board)
-        return made
 
     @property
     def dashboard_url(self) -> str | None:

@@ -26,6 +26,7 @@ sockets, and `ack` is the last number that arrived. Messages that open, keep and
      | CLAIM ------------------------------->  |   limits that clients share: see `nearfar.queues.limits`
      | <-------------------------------- GRANT |
      | BYE --------------------------------->  |   PART -> the goodbye is counted
+     | QUERY ------------------------------->  |   what coordinators are asked: REFUSED
 
 A session has several connections. One of them may be dead while the others work, without notice: behind a
 proxy or a tunnel, not even the kernel detects it. Messages sent again on it do not arrive, and later ones
@@ -76,6 +77,7 @@ class QueueMessageType(IntEnum):
     BEAT = 1
     # unnumbered, client to broker
     HELLO = 2
+    QUERY = 3  # what a coordinator is asked: a queue refuses it
     # unnumbered, broker to client
     WELCOME = 10
     STRANGER = 11
@@ -365,6 +367,9 @@ def refusal(version: int | None) -> str:
         return f"the host uses version {VERSION} of the protocol, this client version {version}"
     return "there is a queue here, and what connected is not a client of a queue"
 
+
+NO_COORDINATOR = "this is a queue, and not the coordinator of a pool"
+"""The reason that is sent to a peer that asks for the status of a pool."""
 
 _protocol = Protocol(QueueMessageType, _QueueMessage, refusal)
 

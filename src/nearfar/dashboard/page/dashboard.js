@@ -345,10 +345,7 @@ function tell() {
 function listen() {
   const events = new EventSource("events");
   events.addEventListener("history", (event) => {
-    const found = JSON.parse(event.data);
-    const live = { ...found.live };
-    if (past.live.oldest) live.oldest = found.time.map((t) => past.live.oldest[past.time.indexOf(t)] ?? null);
-    past = { ...found, live };
+    past = JSON.parse(event.data);
   });
   events.addEventListener("status", (event) => {
     const status = JSON.parse(event.data);

@@ -32,6 +32,7 @@ from nearfar.queues.broker.sessions import Action, Peer, PeerTable, SendTo
 from nearfar.queues.limits import Claim, SharedLimits
 from nearfar.queues.messages import (
     MOST_CLAIMS,
+    NO_COORDINATOR,
     VERSION,
     QueueFrame,
     QueueMessage,
@@ -101,7 +102,10 @@ class BrokerProtocol:
             self._hello(session, message, now)
             return
         if peer is None:
-            self._reject(session, message)
+            if message.kind is QueueMessageType.QUERY:
+                self.refuse(session, NO_COORDINATOR)
+            else:
+                self._reject(session, message)
             return
         peer.heard, peer.said = now, self._turned
         if ack > peer.out.received:
