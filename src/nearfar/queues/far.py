@@ -469,7 +469,7 @@ class FarQueue(RemoteQueue):
             return self._end
 
     def _take(self, block: bool, timeout: float | None, to_the_end: bool) -> DeliveredItem:
-        taken = self._reached().takes.take_now(
+        taken: list[DeliveredItem] = self._reached().takes.take_now(
             1,
             whose(),
             block=waits(block, timeout),

@@ -59,21 +59,26 @@ class ConsumerCalls:
         to_the_end: bool = False,
         hand_out: bool = False,
         settles: bool = False,
-    ) -> list[DeliveredItem]:
+        runs: Runs | None = None,
+    ) -> list[Any]:
         """As `take`, with signals deferred.
 
         With `settles`, everything that `holder` took before is acked. With `hand_out` this thread may take
         the next items without the lock (see `ItemReceiver.hand_out`), if it also took the last one. Not in a
-        deferred call, which may still return items afterwards.
+        deferred call, which may still return items afterwards. With `runs`, returns the items themselves, and
+        adds their runs there.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        taken: list[DeliveredItem] = []
+        taken: list[Any] = []
         try:
             with self._client.hold:
                 if settles:
                     self._done_by(holder)
                 machine = self._ready_to_take(most, block, deadline, to_the_end)
-                self._take_buffered(machine, most, holder, taken)
+                if runs is None:
+                    self._take_buffered(machine, most, holder, taken)
+                else:
+                    self._take_runs(machine, most, holder, taken, runs)
                 if not taken:
                     self._explain_nothing(machine, to_the_end)
                 tell = self._tell_of_takes(machine)
@@ -83,7 +88,7 @@ class ConsumerCalls:
                 self._client.need_driver().help()
             return taken
         except BaseException:
-            self.let_go([run_of(one) for one in taken])
+            self.let_go([run_of(one) for one in taken] if runs is None else runs)
             raise
 
     def take_items(
@@ -96,35 +101,13 @@ class ConsumerCalls:
         to_the_end: bool = False,
         settles: bool = False,
     ) -> tuple[list[Any], Runs]:
-        """As `take_now`, but returns the plain items, and the runs for `let_go` if these are not
+        """As `take_now`, but returns the items themselves, and the runs for `let_go` if these are not
         delivered."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        items: list[Any] = []
         runs: Runs = []
-        try:
-            with self._client.hold:
-                if settles:
-                    self._done_by(holder)
-                machine = self._ready_to_take(most, block, deadline, to_the_end)
-                receiver = machine.receiver
-                while len(items) < most:
-                    first, some = receiver.take_run(most - len(items), holder, time.monotonic())
-                    if not some:
-                        break
-                    runs.append((machine.sessions, first, first + len(some) - 1))
-                    items += some
-                if items:
-                    tell = self._tell_of_takes(machine)
-            if items and tell:
-                self._client.need_driver().help()
-        except BaseException:
-            self.let_go(runs)
-            raise
-        if items:
-            return items, runs
-        # the next one may be unreadable, and raise
-        (one,) = self.take_now(1, holder, block=block, timeout=left(deadline), to_the_end=to_the_end)
-        return [one.item], [run_of(one)]
+        items = self.take_now(
+            most, holder, block=block, timeout=timeout, to_the_end=to_the_end, settles=settles, runs=runs
+        )
+        return items, runs
 
     def take_batch(
         self, most: int, least: int, holder: int, *, timeout: float | None, settles: bool = False
@@ -209,6 +192,21 @@ class ConsumerCalls:
             if one is None:
                 break
             taken.append(one)
+
+    def _take_runs(
+        self, machine: ClientProtocol, most: int, holder: int, items: list[Any], runs: Runs
+    ) -> None:
+        while len(items) < most:
+            first, some = machine.receiver.take_run(most - len(items), holder, time.monotonic())
+            if not some:
+                break
+            runs.append((machine.sessions, first, first + len(some) - 1))
+            items += some
+        if not items:  # the next one may be unreadable, and raise
+            taken: list[DeliveredItem] = []
+            self._take_buffered(machine, 1, holder, taken)
+            runs += map(run_of, taken)
+            items += [one.item for one in taken]
 
     def _explain_nothing(self, machine: ClientProtocol, to_the_end: bool) -> None:
         if not self._client.session.ended(counted=to_the_end):
