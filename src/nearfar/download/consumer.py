@@ -34,6 +34,7 @@ from nearfar.download.store.partials import Resumption
 from nearfar.download.store.store import Store
 from nearfar.download.streams import SILENT, Streams
 from nearfar.download.transport import IncomingRequest, RequestReceiver
+from nearfar.download.watched import report, underway
 from nearfar.errors import ProtocolError, ShutDown
 
 GROUP = 256
@@ -123,7 +124,8 @@ class Consumer:
         self._stopping = False
 
     def stop(self) -> None:
-        """Finish the files being received; `run` returns then. From another thread or a signal handler.
+        """Finish the files being received, and keep those that can be continued where they are; `run` returns
+        then. From another thread or a signal handler.
 
         Other messages stay unanswered, so that they go to another consumer.
         """
@@ -137,13 +139,13 @@ class Consumer:
     @property
     def underway(self) -> Underway:
         """Progress of unsaved files; of a large one, the producer has to send the rest."""
-        size = self._streams.size + sum(draft.size for draft, _, _ in self._group)
         waits_for = "producer" if len(self._streams) else ""
-        return Underway(size, self._streams.files, waits_for, self._streams.large)
+        whole = ((draft.job, draft.head, draft.size) for draft, _, _ in self._group)
+        return underway([*self._streams.transfers(), *whole], waits_for)
 
     def report(self) -> Report:
         """The files that are being received, for a dashboard."""
-        return self._streams.report()
+        return report(None, self._streams.transfers())
 
     def run(self) -> None:
         """Work until the end of the queue, or `stop`.
@@ -162,6 +164,8 @@ class Consumer:
     def turn(self) -> None:
         """Receive one message and process it; commit when due. Raises as `run`, and `ShutDown`."""
         self._on_turn()
+        if self._stopping:
+            self._streams.release_kept()
         incoming = self._request_receiver.receive(self._patience())
         if incoming is not None:
             self._handle(incoming)

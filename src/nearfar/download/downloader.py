@@ -33,7 +33,7 @@ from nearfar.download.redact import redact_url
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.partials import Resumption
 from nearfar.download.store.store import Store
-from nearfar.download.watched import large_files, report
+from nearfar.download.watched import report, underway
 
 SMALL = 512 * 1024
 """Bytes up to which a file is buffered until it is complete, so that its temporary is written once."""
@@ -147,6 +147,11 @@ class FileSink:
         else:
             self._owner.whole(self)
 
+    @property
+    def continuable(self) -> bool:
+        """If the transfer were dropped now, another one could continue the file."""
+        return self.draft is not None and self.draft.keeps and not (self.fetched or self.over)
+
     def leave(self) -> None:
         """The transfer was dropped: keep what another one can continue."""
         if self.draft is not None:
@@ -209,23 +214,17 @@ class Downloader:
     def stop(self) -> None:
         """Start nothing more; `run` returns when the files being fetched are saved. From any thread.
 
-        Jobs that only wait for their host are dropped, and have no ending then.
+        Jobs that only wait for their host are dropped, and files that another run can continue where they
+        are: these have no ending then.
         """
         self._stopping = self._leaving = True
         self._fetcher.wake()
 
     def underway(self) -> Underway:
         """Progress of the files without a verdict."""
-        size, files = 0, 0.0
-        for sink in (*self._fetching, *self._group.values()):
-            if came := sink.came:
-                size += came
-                files += came / sink.head.length if sink.head and sink.head.length else 0.0
-        return Underway(
-            size,
-            min(files, len(self._fetching) + len(self._group)),
-            "host" if self._fetching else "",
-            large_files((sink.job, sink.head, sink.came) for sink in self._fetching),
+        sinks = (*self._fetching, *self._group.values())
+        return underway(
+            [(each.job, each.head, each.came) for each in sinks], "host" if self._fetching else ""
         )
 
     def report(self) -> Report:
@@ -364,9 +363,16 @@ class Downloader:
                 self._fetcher.drop(sink)
 
     def _leave(self) -> None:
-        """Drop the jobs that only wait: a host may have asked for minutes."""
+        """Drop the jobs that only wait, since a host may have asked for minutes, and the files that another
+        run can continue."""
+        self._resuming.clear()  # closing the store releases their files
         waiting = set(map(id, self._fetcher.give_back()))
-        for sink in [sink for sink in self._fetching if id(sink) in waiting]:
+        for sink in list(self._fetching):
+            if id(sink) not in waiting:
+                if not sink.continuable:
+                    continue
+                self._fetcher.drop(sink)
+                log.info("%s: stopped, and kept to be continued", redact_url(sink.job.url))
             self._fetching.discard(sink)
             sink.leave()
 

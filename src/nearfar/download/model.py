@@ -164,7 +164,7 @@ class Underway(NamedTuple):
     waits_for: str = ""
     """What is waited for: ``host`` (a server), ``consumer``, ``producer``, ``worker``; empty if nothing."""
     large: tuple[LargeFile, ...] = ()
-    """Some of the large files among them (`underway.large_files`)."""
+    """Some of the large files among them (`watched.underway`)."""
 
 
 class HostNow(NamedTuple):

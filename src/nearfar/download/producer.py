@@ -36,7 +36,7 @@ from nearfar.download.model import (
 from nearfar.download.outgoing import BEAT, SLOW, Batcher, RequestQueue, Upload
 from nearfar.download.redact import redact_url
 from nearfar.download.transport import RequestSender
-from nearfar.download.watched import large_files, report
+from nearfar.download.watched import report, underway
 
 Numbered = tuple[int, Job]
 
@@ -181,8 +181,16 @@ class TransferSink:
 
         def opened(accepted: bool) -> None:
             if accepted:
-                self.came, self.length = partial.size, partial.length
-                self.head = Head(self.job.url, 200, None, partial.length, partial.etag, partial.modified)
+                self.came = partial.size
+                self.head = Head(
+                    self.job.url,
+                    200,
+                    None,
+                    partial.length,
+                    partial.etag,
+                    partial.modified,
+                    validator=partial.validator,
+                )
             else:
                 self._upload = None
             start(self, partial if accepted else None)
@@ -195,7 +203,6 @@ class TransferSink:
 
     def begin(self, head: Head) -> None:
         self.head = head
-        self.length = head.length
         self._begun = self._clock()
 
     def chunk(self, data: bytes) -> bool:
@@ -234,6 +241,12 @@ class TransferSink:
         if self._upload is not None:
             self._upload.abandon(keep=keep)
             self._upload = None
+
+    @property
+    def continuable(self) -> bool:
+        """If the transfer were dropped now, another one could continue the file."""
+        kept = self.head is not None and self.head.validator is not None and self._upload is not None
+        return kept and not self.fetched
 
     def leave(self) -> None:
         """The transfer was dropped; a consumer keeps what another transfer can continue."""
@@ -322,19 +335,13 @@ class Producer:
 
     def underway(self) -> Underway:
         """Progress of the files without a verdict."""
-        size, files = 0, 0.0
-        for transfer_sink in self._transfer_sinks:
-            if came := transfer_sink.came:
-                size += came
-                files += came / transfer_sink.length if transfer_sink.length else 0.0
         if self._resuming or any(
             not (transfer_sink.paused or transfer_sink.fetched) for transfer_sink in self._fetching
         ):
             waits_for = "host"
         else:
             waits_for = "consumer" if self._transfer_sinks or self._offers.pending else ""
-        large = large_files((each.job, each.head, each.came) for each in self._fetching)
-        return Underway(size, min(files, len(self._transfer_sinks)), waits_for, large)
+        return underway([(each.job, each.head, each.came) for each in self._transfer_sinks], waits_for)
 
     def report(self) -> Report:
         """What is under way, for a dashboard."""
@@ -342,7 +349,8 @@ class Producer:
         return report(self._fetcher, ((sink.job, sink.head, sink.came) for sink in sinks))
 
     def stop(self) -> None:
-        """As `finish`, and drop the jobs that only wait for their host: they have no ending then."""
+        """As `finish`, and drop the jobs that only wait for their host, and the files that another run can
+        continue where they are: these have no ending then."""
         self._leaving = True
         self.finish()
 
@@ -438,10 +446,15 @@ class Producer:
             self._fetcher.add(transfer_sink.job, transfer_sink, partial_file)
 
     def _leave(self) -> None:
-        """Drop the jobs that only wait: a host may have asked for minutes."""
+        """Drop the jobs that only wait, since a host may have asked for minutes, and the files that another
+        run can continue."""
         waiting = set(map(id, self._fetcher.give_back()))
-        left = [transfer_sink for transfer_sink in self._fetching if id(transfer_sink) in waiting]
-        for transfer_sink in (*left, *tuple(self._resuming)):
+        for transfer_sink in (*self._fetching, *self._resuming):
+            if transfer_sink in self._fetching and id(transfer_sink) not in waiting:
+                if not transfer_sink.continuable:
+                    continue
+                self._fetcher.drop(transfer_sink)
+                log.info("%s: stopped, and kept to be continued", redact_url(transfer_sink.job.url))
             self._resuming.discard(transfer_sink)
             self._fetching.discard(transfer_sink)
             self._transfer_sinks.discard(transfer_sink)

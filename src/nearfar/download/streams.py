@@ -6,10 +6,10 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from nearfar.download.messages import ChunkAck, Finish, Open, StreamChunk, StreamLost
-from nearfar.download.model import Failure, LargeFile, Reason, Report, StoreError
+from nearfar.download.model import Failure, Reason, StoreError
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
-from nearfar.download.watched import large_files, report
+from nearfar.download.watched import Transfer
 
 FORGOTTEN = 900.0
 """Seconds without a message after which a stream counts as abandoned. A producer that is only slow receives
@@ -38,27 +38,10 @@ class Streams:
     def __contains__(self, stream: str) -> bool:
         return stream in self._streams
 
-    @property
-    def size(self) -> int:
-        """Bytes received of all streams."""
-        return sum(stream.draft.size for stream in self._streams.values())
-
-    @property
-    def files(self) -> float:
-        """The progress in whole files, where lengths are announced."""
-        drafts = [stream.draft for stream in self._streams.values()]
-        return sum(min(1.0, each.size / each.head.length) for each in drafts if each.head.length)
-
-    @property
-    def large(self) -> tuple[LargeFile, ...]:
-        """The large files among them."""
+    def transfers(self) -> list[Transfer]:
+        """The files that are being received."""
         drafts = (stream.draft for stream in self._streams.values())
-        return large_files((draft.job, draft.head, draft.size) for draft in drafts)
-
-    def report(self) -> Report:
-        """The files that are being received, for a dashboard."""
-        drafts = (stream.draft for stream in self._streams.values())
-        return report(None, ((draft.job, draft.head, draft.size) for draft in drafts))
+        return [(draft.job, draft.head, draft.size) for draft in drafts]
 
     def silent(self, now: float) -> bool:
         """Whether the producer of any stream may be dead."""
@@ -132,6 +115,11 @@ class Streams:
             known.draft.release()
         else:
             known.draft.discard()
+
+    def release_kept(self) -> None:
+        """End the streams that another transfer can continue."""
+        for name in [name for name, stream in self._streams.items() if stream.draft.keeps]:
+            self.abandon(name, keep=True)
 
     def forget_silent(self, now: float) -> None:
         """Abandon the streams without a message for `FORGOTTEN` seconds."""

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from heapq import nlargest
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from nearfar.download.fetch.base import Fetcher
-from nearfar.download.model import Ending, Failure, FileNow, Head, HostNow, Job, LargeFile, Report, StoreError
+from nearfar.download.model import (
+    Ending,
+    Failure,
+    FileNow,
+    Head,
+    HostNow,
+    Job,
+    LargeFile,
+    Report,
+    StoreError,
+    Underway,
+)
 from nearfar.download.redact import redact_url
 from nearfar.download.store.names import wanted
 from nearfar.download.urls import UrlError, parse_url
@@ -33,7 +44,17 @@ Transfer = tuple[Job, Head | None, int]
 """A job, its response, and the bytes that came."""
 
 
-def large_files(transfers: Iterable[Transfer]) -> tuple[LargeFile, ...]:
+def underway(transfers: Collection[Transfer], waits_for: str) -> Underway:
+    """The progress of `transfers`."""
+    size, files = 0, 0.0
+    for _, head, came in transfers:
+        size += came
+        if came and head is not None and head.length:
+            files += min(1.0, came / head.length)
+    return Underway(size, files, waits_for, _large_files(transfers))
+
+
+def _large_files(transfers: Iterable[Transfer]) -> tuple[LargeFile, ...]:
     """The large files of `transfers` that have a bar, sorted by name."""
     found = [
         (came, job, head)

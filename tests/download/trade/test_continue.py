@@ -258,6 +258,72 @@ def test_a_file_that_gets_further_is_not_given_up(tmp_path: Path, caplog: pytest
     assert len(told) == losses and told[0].startswith(f"continuing {URL} after ")
 
 
+def test_a_stop_keeps_a_large_file_for_the_next_run(tmp_path: Path) -> None:
+    """Given a stop in the middle, I expect the file to have no ending, and the next run to continue it."""
+    made = World({URL: DATA})
+    made.fetcher.validator = '"1"'
+    made.consumer("a", tmp_path)
+    stopped_after = 0
+
+    def stop() -> bool:
+        nonlocal stopped_after
+        stopped_after = made.consumers["a"].underway.size
+        if stopped_after < HALF:
+            return False
+        assert made.producer is not None
+        made.producer.stop()
+        return True
+
+    made.events.append(stop)
+    assert str(made.fetch(URL)) == "1 url: 0 saved, 0 already there, 0 failed, 1 left"
+    assert made.fetcher.in_flight == 0 and not made.consumers["a"].in_hand
+    assert eventually(lambda: not made.stores["a"]._partials._releasing, LIMIT)
+    assert made.fetch(URL).saved == 1
+    made.close()
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert stopped_after <= made.fetcher.continued[URL] < len(DATA)
+
+
+def test_a_consumer_that_stops_leaves_a_large_file_to_another_one_of_the_folder(tmp_path: Path) -> None:
+    made = World({URL: DATA})
+    made.fetcher.validator = '"1"'
+    made.consumer("a", tmp_path)
+
+    def stop() -> bool:
+        if made.consumers["a"].underway.size < HALF:
+            return False
+        leaving = made.consumers.pop("a")
+        leaving.stop()
+        leaving.run()
+        made.stores.pop("a").close()
+        made.post.kill("a")
+        made.consumer("b", tmp_path)
+        return True
+
+    made.events.append(stop)
+    assert made.fetch(URL).saved == 1
+    made.close()
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert made.fetcher.asked[URL] == 2 and made.fetcher.continued[URL] >= HALF
+
+
+def test_a_stop_finishes_a_large_file_that_could_not_be_continued(tmp_path: Path) -> None:
+    made = World({URL: DATA})
+    made.consumer("a", tmp_path)
+
+    def stop() -> bool:
+        if made.consumers["a"].underway.size < HALF:
+            return False
+        assert made.producer is not None
+        made.producer.stop()
+        return True
+
+    made.events.append(stop)
+    assert made.fetch(URL).saved == 1
+    made.close()
+    assert made.fetcher.asked[URL] == 1
+
+
 def test_a_producer_sends_little_and_often_over_a_slow_line(ends: Ends) -> None:
     """Given a server that is slow, I expect its bytes to be durable soon, and a sign of life without any."""
     from nearfar.download.outgoing import Batcher, RequestQueue

@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from nearfar.download.model import Checksum, Reason, Saved, StoreError, disk
+from nearfar.download.model import Job, Reason, Saved, StoreError, disk
 from nearfar.download.redact import written
 from nearfar.download.store import owners
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.folders import Folders, digest, regular, size
 from nearfar.download.store.manifest import Manifest, ManifestEntry, readable
-from nearfar.download.store.names import candidates, fold
+from nearfar.download.store.names import asked, candidates, fold
 
 
 class NameClaim(NamedTuple):
@@ -164,10 +164,6 @@ class Claims:
         except (OSError, StoreError):
             return None
 
-    def holds(self, entry: ManifestEntry, checksum: Checksum | None) -> bool:
-        """As the function `holds`."""
-        return holds(self._folders, entry, checksum)
-
     def same(self, entry: ManifestEntry) -> bool:
         """Whether the file exists and has the digest in `entry`. Reads all of it."""
         return self.size(entry) == entry.size and self.digest(entry, "sha256") == entry.sha256
@@ -177,13 +173,16 @@ class Claims:
         return digest(entry.parts[-1], self._folders.at(entry.parts[:-1]), algorithm)
 
 
-def holds(folders: Folders, entry: ManifestEntry, checksum: Checksum | None) -> bool:
-    """Whether the file exists, is unchanged since it was saved, and matches `checksum`.
+def fits(folders: Folders, entry: ManifestEntry, job: Job) -> bool:
+    """Whether the file is what `job` asks for: it has that name and checksum, and is unchanged since it was
+    saved.
 
     With a checksum all of it is read; without, only if it was modified since it was saved.
     """
-    name = entry.parts[-1]
+    name, checksum = entry.parts[-1], job.checksum
     try:
+        if job.name is not None and fold("/".join(asked(job.name))) != entry.fold:
+            return False
         folder = folders.at(entry.parts[:-1])
         found = regular(name, folder)
         if found is None or found.st_size != entry.size:

@@ -10,11 +10,10 @@ from typing import IO
 
 from nearfar.download.model import Job, Reason, Saved, StoreError, disk
 from nearfar.download.store import manifest
-from nearfar.download.store.claims import holds
+from nearfar.download.store.claims import fits
 from nearfar.download.store.folders import Folders, digest, size
 from nearfar.download.store.manifest import (
     FILE,
-    ManifestEntry,
     check_version,
     key_of,
     read_by_key,
@@ -22,7 +21,6 @@ from nearfar.download.store.manifest import (
     read_rows,
     refuse_strangers,
 )
-from nearfar.download.store.names import asked, fold
 from nearfar.download.store.partials import PartialRow
 
 
@@ -94,14 +92,7 @@ class Listing:
         """The file of `job` that is saved and still there, as `Store.known` finds it. Raises `StoreError`."""
         with self._translated():
             entries = read_by_key(self._db, self.key(job.url))
-            return next((entry.saved for entry in entries if self._fits(job, entry)), None)
-
-    def _fits(self, job: Job, entry: ManifestEntry) -> bool:
-        try:
-            named = job.name is None or fold("/".join(asked(job.name))) == entry.fold
-        except StoreError:
-            return False
-        return named and holds(self._folders, entry, job.checksum)
+            return next((entry.saved for entry in entries if fits(self._folders, entry, job)), None)
 
     def refuse_to_be(self, path: Path) -> None:
         """Raise `StoreError` where an output to `path` would replace the manifest."""

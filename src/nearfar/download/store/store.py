@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from nearfar.download.model import Body, Failure, Head, Job, Partial, Saved, StoreError, disk
+from nearfar.download.model import Body, Failure, Head, Job, Partial, Saved, disk
 from nearfar.download.store import manifest, owners
-from nearfar.download.store.claims import Claims
+from nearfar.download.store.claims import Claims, fits
 from nearfar.download.store.commit import Committer, DraftLimit, Reserve, Step
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.folders import Folders, set_aside, size
 from nearfar.download.store.manifest import FILE, Manifest, ManifestEntry
-from nearfar.download.store.names import asked, fold
+from nearfar.download.store.names import fold
 from nearfar.download.store.partials import Partials, Resumption
 
 log = logging.getLogger(__name__)
@@ -94,17 +94,11 @@ class Store:
 
     def _fitting(self, job: Job, entries: list[ManifestEntry]) -> Saved | None:
         for entry in entries:
-            if self._names(job, entry) and self._claims.holds(entry, job.checksum):
+            if fits(self._folders, entry, job):
                 return entry.saved
         for entry in entries:
             log.info("%s is gone, or is not what is asked for: it is fetched again", entry.name)
         return None
-
-    def _names(self, job: Job, entry: ManifestEntry) -> bool:
-        try:
-            return job.name is None or fold("/".join(asked(job.name))) == entry.fold
-        except StoreError:
-            return False
 
     def forget(self, saved: Saved) -> str | None:
         """Remove a file from the manifest, so that the next run that requests its URL fetches it again.
