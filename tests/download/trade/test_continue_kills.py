@@ -50,7 +50,7 @@ def test_a_large_file_goes_on_after_a_kill(
                 run.kill(pid)
 
     try:
-        run.run(60, strike)
+        run.run(200, strike)
         run.verify()
     finally:
         run.close()
