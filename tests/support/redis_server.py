@@ -34,15 +34,18 @@ class Server:
     """A server that a test can kill, and start again with its files."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.folder, self.options = folder, options
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
+        self.folder, self.options = folder, options
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    @property
+    def command(self) -> list[str]:
         command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        command += ["--save", "", "--loglevel", "warning", *self.options]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return [*command, "--save", "", "--loglevel", "warning", *self.options]
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         assert eventually(self._listens), f"{PROGRAM} does not listen at {self.port}"
 
     def _listens(self) -> bool:

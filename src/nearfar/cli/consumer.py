@@ -36,7 +36,7 @@ from nearfar.output import Output
 if TYPE_CHECKING:
     from nearfar.dashboard.board import Board
     from nearfar.dashboard.model import Status
-    from nearfar.download.far_transport import FarRequestReceiver
+    from nearfar.download.transport import RemoteReceiver
 
 FAREWELL = 30.0
 """Seconds to send the last answers."""
@@ -107,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_dashboard_options(parser)
     add_queue_options(parser)
-    add_expected_producers(parser.add_argument_group("with --bind"))
+    add_expected_producers(parser.add_argument_group("with --bind, or a queue in Redis"))
     return parser
 
 
@@ -131,7 +131,7 @@ def _export(folder: Path, form: str, name: str) -> int:
 
 def _work(options: argparse.Namespace, store: Store, progress: Progress) -> int:
     # Imported here: an export needs no ZeroMQ.
-    from nearfar.download.far_transport import open_request_receiver
+    from nearfar.download.transport import open_request_receiver
 
     with (
         dashboard(options, "consumer") as board,
@@ -193,7 +193,7 @@ class _Showing:
         consumer: Consumer,
         stop: StopRequest,
         board: Board | None,
-        request_receiver: FarRequestReceiver,
+        request_receiver: RemoteReceiver,
     ) -> None:
         self._progress = progress
         self._consumer = consumer

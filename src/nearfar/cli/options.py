@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 """The default address of queues: the consumer hosts there, the producer connects."""
+HOSTED = ("tcp://", "ipc://", "local")
+"""How the addresses of queues begin that programs host."""
 DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
 """The default address of pools: coordinators bind it, workers connect."""
 
@@ -156,7 +158,12 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         help=f"host the queue there (without ADDRESS: {DEFAULT_ADDRESS})",
     )
     here = ", or local: producers and consumers in this one command" if local else ""
-    side.add_argument("--queue", metavar="ADDRESS", help=f"connect to a queue that is hosted there{here}")
+    side.add_argument(
+        "--queue",
+        metavar="ADDRESS",
+        help="connect to a queue that is hosted there, or to one in Redis, which nobody hosts:"
+        f" redis://HOST:PORT/DATABASE/NAME{here}",
+    )
     group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the ports for items, for a firewall")
     add_access_options(group)
     group.add_argument(
@@ -304,7 +311,8 @@ def _add_limits(add: Callable[..., argparse.Action]) -> None:
         type=positive,
         default=16,
         metavar="N",
-        help="connections to one host, of all producers and workers of the queue together",
+        help="connections to one host, of all producers and workers of the queue together (over redis://: of"
+        " each)",
     )
     add(
         "--host-rate",
@@ -390,8 +398,8 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         cookies=tuple(cookie for path in options.cookie for cookie in read_cookies(path, time.time())),
         cert_file=options.cert,
         key_file=options.key,
-        # Keys sign what passes, and without them it stays on this machine: no need to hash at both ends.
-        digest=options.no_keys,
+        # Keys sign what passes, and without them a hosted queue is on this machine: no need to hash twice.
+        digest=options.no_keys or not queue_address(options).startswith(HOSTED),
         **{name: value for name, value in chosen.items() if value is not None},
     )
 

@@ -24,6 +24,7 @@ from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
 from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.options import (
+    HOSTED,
     add_fetching,
     add_queue_options,
     add_remote_time,
@@ -51,9 +52,9 @@ if TYPE_CHECKING:
     from nearfar import Executor
     from nearfar.dashboard.board import Board
     from nearfar.dashboard.model import QueueStatus, Status
-    from nearfar.download.far_transport import FarRequestSender
     from nearfar.download.pooled import Pooled
     from nearfar.download.producer import Producer
+    from nearfar.download.transport import RemoteSender
 
 
 SHOWN_EVERY = 0.1
@@ -464,15 +465,16 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
         _request_sender(options, address) as request_sender,
         closing(make_fetcher(fetching)) as fetcher,
     ):
-        fetcher.share(request_sender.limits)
+        if request_sender.limits is not None:
+            fetcher.share(request_sender.limits)
         producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
         _run(producer, request_sender, run, hosts=options.bind is not None)
 
 
 @contextmanager
-def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRequestSender]:
+def _request_sender(options: argparse.Namespace, address: str) -> Iterator[RemoteSender]:
     """A sender to the consumers of the queue at `address`, closed at the end of the block."""
-    from nearfar.download.far_transport import open_request_sender
+    from nearfar.download.transport import open_request_sender
 
     request_sender = open_request_sender(
         address,
@@ -490,7 +492,7 @@ def _request_sender(options: argparse.Namespace, address: str) -> Iterator[FarRe
 
 def _run(
     work: Producer | Pooled,
-    request_sender: FarRequestSender,
+    request_sender: RemoteSender,
     run: ProducerRun,
     *,
     hosts: bool,
@@ -541,9 +543,15 @@ def _begin_worker(options: argparse.Namespace) -> None:
 def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     from nearfar.download.pooled import Order, Pooled
     from nearfar.net.addresses import Address
+    from nearfar.net.schemes import shown
 
     address = queue_address(options)
-    if isinstance(options.pool, str) and Address.parse(address).everywhere:
+    if shown(address) != address:
+        raise AddressError(
+            f"the pool's workers would not have the password in {shown(address)}: name a file with it"
+            " (?password-file=PATH), or set it in their environment"
+        )
+    if isinstance(options.pool, str) and address.startswith(HOSTED) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
     with _executor(options) as executor, _request_sender(options, address) as request_sender:
         order = partial(

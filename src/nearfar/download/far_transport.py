@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from nearfar.download.fetch.base import HostLimits
 from nearfar.download.messages import long_bodies, set_body
 from nearfar.download.model import Underway
-from nearfar.download.transport import IncomingRequest, RequestReceiver, RequestSender, Undeliverable
+from nearfar.download.transport import (
+    IncomingRequest,
+    RemoteReceiver,
+    RemoteSender,
+    RemoteTransport,
+    Undeliverable,
+)
 from nearfar.errors import Empty, ItemError, ProtocolError, QueueLost, Untrusted
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access, approach
@@ -30,7 +36,7 @@ PARTS = 1_000_000
 """Partial files are reported to the host in units of 1/`PARTS` file."""
 
 
-class FarRequestSender(RequestSender):
+class FarRequestSender(RemoteSender):
     """A producer's side; each message is one item, and its ticket is the item's number."""
 
     def __init__(
@@ -42,7 +48,7 @@ class FarRequestSender(RequestSender):
         self._end = QueueClient(
             address.seen_from_here(), access, wait=wait, helper=helper, on_change=lambda: self.on_event()
         )
-        self.limits: HostLimits = self._end.limits
+        self.limits: HostLimits | None = self._end.limits
         """Of hosts, shared by all producers of the queue."""
         self._to: dict[int, str] = {}
         self._last_entry: Any = None
@@ -121,7 +127,7 @@ class FarIncomingRequest(IncomingRequest):
         self._end.takes.done(self._session, self._position, item_codec.encode(value, trusted=False))
 
 
-class FarRequestReceiver(RequestReceiver):
+class FarRequestReceiver(RemoteReceiver):
     """A consumer's side, which can be addressed by its name and by its store's id."""
 
     def __init__(
@@ -216,13 +222,7 @@ def open_request_sender(
     wait: float = 60.0,
     helper: bool = False,
 ) -> FarRequestSender:
-    """A producer's side of the queue at `address`, which it hosts if `bind`.
-
-    A `helper` is not counted as a producer: it works for a counted one that outlives it.
-
-    Raises `AddressError`, `KeysError`; the returned object raises `QueueLost` once the host is absent for
-    `wait` seconds, and `NotAdmitted`.
-    """
+    """As `transport.open_request_sender`, over a far queue."""
     host = _host(address, lanes, keys, insecure, 1) if bind else None
     place, access = _reach(address, host, keys, insecure)
     return FarRequestSender(place, access, wait, host, helper=helper)
@@ -239,10 +239,7 @@ def open_request_receiver(
     wait: float = 60.0,
     producers: int = 1,
 ) -> FarRequestReceiver:
-    """A consumer's side, for the store with the id `store`; as host it expects `producers` producers.
-
-    Raises as `open_request_sender`.
-    """
+    """As `transport.open_request_receiver`, over a far queue; `producers` counts for the host."""
     host = _host(address, lanes, keys, insecure, producers) if bind else None
     place, access = _reach(address, host, keys, insecure)
     return FarRequestReceiver(place, access, wait, host, store)
@@ -268,3 +265,6 @@ def _reach(address: str, host: FarQueue | None, keys: str | None, insecure: bool
 
 def _nothing() -> None:
     """The default callback: does nothing."""
+
+
+TRANSPORT = RemoteTransport(open_request_sender, open_request_receiver)

@@ -31,13 +31,12 @@ from typing import NamedTuple, Protocol
 
 from nearfar import Executor
 from nearfar.download.account import Ended, InputJobs, in_this_run
-from nearfar.download.far_transport import open_request_sender
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.model import Ending, Failure, HostNow, Job, Reason, Report, Saved, Underway
 from nearfar.download.producer import Producer
-from nearfar.download.transport import RequestSender
+from nearfar.download.transport import RequestSender, open_request_sender
 from nearfar.download.watched import MOST_HOSTS, host_of
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
@@ -144,7 +143,8 @@ def fetch_share(order: Order) -> ShareReport:
             order.queue, insecure=order.insecure, wait=order.wait, helper=True
         )
         try:
-            fetcher.share(request_sender.limits)
+            if request_sender.limits is not None:
+                fetcher.share(request_sender.limits)
             producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
             producer.run()
         finally:

@@ -2,14 +2,22 @@
 
 A `RequestSender` sends messages and receives one answer to each; a `RequestReceiver` receives messages and
 answers them. Both transport msgpack types and tuples; `nearfar.download.messages` defines their meaning.
-`far_transport` uses a far queue, `near_transport` near queues between the processes of one command.
+`far_transport` uses a far queue, `redis_transport` a Redis server, `near_transport` near queues between the
+processes of one command.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nearfar.download.fetch.base import HostLimits
+from nearfar.download.model import Underway
+from nearfar.net import schemes
+
+if TYPE_CHECKING:
+    from nearfar.dashboard.model import QueueStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +81,96 @@ class RequestReceiver(Protocol):
 
     def close(self, timeout: float | None) -> None:
         """Send the last answers and leave. Unanswered messages go to another consumer."""
+
+
+class Remote(Protocol):
+    """What both sides have whose queue is at an address."""
+
+    @property
+    def address(self) -> str:
+        """The address at which others find the queue, without a password."""
+
+    def reach(self, timeout: float) -> bool:
+        """Whether the queue has answered within `timeout` seconds. Raises `QueueLost`, `NotAdmitted`."""
+
+    def queue_status(self) -> QueueStatus | None:
+        """The queue's status, for a dashboard; None if this process does not host it."""
+
+
+class RemoteSender(RequestSender, Remote, Protocol):
+    """A producer's side of a queue at an address."""
+
+    limits: HostLimits | None
+    """Of hosts, shared by all producers of the queue; None if it cannot hold them."""
+
+    def attend(self) -> None:
+        """Register as a producer, before anything is sent. Raises `QueueLost`."""
+
+    def tell_underway(self, underway: Underway) -> None:
+        """Report the progress of files that were not put yet, or not answered. Never waits."""
+
+    def underway(self) -> tuple[int, float]:
+        """Bytes and files that all producers reported, as far as is known here. Never waits."""
+
+
+class RemoteReceiver(RequestReceiver, Remote, Protocol):
+    """A consumer's side of a queue at an address."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTransport:
+    """What is behind the scheme of an address: functions with the arguments of those below."""
+
+    open_request_sender: Callable[..., RemoteSender]
+    open_request_receiver: Callable[..., RemoteReceiver]
+
+
+def open_request_sender(
+    address: str,
+    *,
+    bind: bool = False,
+    lanes: str | None = None,
+    keys: str | None = None,
+    insecure: bool = False,
+    wait: float = 60.0,
+    helper: bool = False,
+) -> RemoteSender:
+    """A producer's side of the queue at `address`, which it hosts if `bind`.
+
+    A `helper` is not counted as a producer: it works for a counted one that outlives it.
+
+    Raises `AddressError`, `KeysError`; the returned object raises `QueueLost` once the host is absent for
+    `wait` seconds, and `NotAdmitted`.
+    """
+    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, address)
+    return transport.open_request_sender(
+        address, bind=bind, lanes=lanes, keys=keys, insecure=insecure, wait=wait, helper=helper
+    )
+
+
+def open_request_receiver(
+    address: str,
+    *,
+    store: str,
+    bind: bool = False,
+    lanes: str | None = None,
+    keys: str | None = None,
+    insecure: bool = False,
+    wait: float = 60.0,
+    producers: int = 1,
+) -> RemoteReceiver:
+    """A consumer's side, for the store with the id `store`; it expects `producers` producers.
+
+    Raises as `open_request_sender`.
+    """
+    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, address)
+    return transport.open_request_receiver(
+        address,
+        store=store,
+        bind=bind,
+        lanes=lanes,
+        keys=keys,
+        insecure=insecure,
+        wait=wait,
+        producers=producers,
+    )

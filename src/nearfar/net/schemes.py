@@ -1,7 +1,7 @@
 """The scheme of an address chooses what is behind it: ``tcp://`` the hosted queue, ``redis://`` Redis.
 
-Other packages add schemes by entry points, in the groups `QUEUES` and `POOLS`; the name of an entry point is
-the scheme. docs/transports.md shows how to write one.
+Other packages add schemes by entry points, in the groups `QUEUES`, `POOLS` and `DOWNLOADS`; the name of an
+entry point is the scheme. docs/transports.md shows how to write one.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 from nearfar.errors import AddressError
 
-QUEUES, POOLS = "nearfar.queues", "nearfar.pools"
+QUEUES, POOLS, DOWNLOADS = "nearfar.queues", "nearfar.pools", "nearfar.downloads"
 
 _FAR, _REDIS = "nearfar.queues.far:TRANSPORT", "nearfar.queues.redis.queue:TRANSPORT"
+_FAR_DOWNLOAD = "nearfar.download.far_transport:TRANSPORT"
+_REDIS_DOWNLOAD = "nearfar.download.redis_transport:TRANSPORT"
 _BUILT_IN = {
     QUEUES: {
         "tcp": _FAR,
@@ -28,14 +30,23 @@ _BUILT_IN = {
         "tcp": "nearfar.pool.factory:connect_coordinator",
         "ipc": "nearfar.pool.factory:connect_coordinator",
     },
+    DOWNLOADS: {
+        "tcp": _FAR_DOWNLOAD,
+        "ipc": _FAR_DOWNLOAD,
+        "redis": _REDIS_DOWNLOAD,
+        "rediss": _REDIS_DOWNLOAD,
+        "valkey": _REDIS_DOWNLOAD,
+        "valkeys": _REDIS_DOWNLOAD,
+    },
 }
 """What is loaded for each scheme, as ``module:name``, as in an entry point."""
-_EXTRAS = {_REDIS: "redis"}
+_EXTRAS = {_REDIS: "redis", _REDIS_DOWNLOAD: "redis"}
 """The extra that installs what it needs."""
 
 
 def load(group: str, address: str) -> Any:
-    """What is behind the scheme of `address`: a `Transport` for `QUEUES`, a function for `POOLS`.
+    """What is behind the scheme of `address`: a `Transport` for `QUEUES`, a function for `POOLS`, a
+    `RemoteTransport` for `DOWNLOADS`.
 
     Raises `AddressError` for an unknown scheme, and for one whose package is not installed or cannot be
     imported.

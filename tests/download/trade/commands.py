@@ -26,13 +26,18 @@ def body(number: int) -> bytes:
     return f"file {number} ".encode() * 1000
 
 
-class Commands:
-    """Programs of one test, in one folder, that meet at one address."""
+def free_port() -> int:
+    """A port of loopback at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
-    def __init__(self, folder: Path) -> None:
+
+class Commands:
+    """Programs of one test, in one folder, that meet at one address: of a Redis server, or hosted by one."""
+
+    def __init__(self, folder: Path, address: str = "") -> None:
         self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.address = address or f"tcp://127.0.0.1:{free_port()}"
         self.running: list[subprocess.Popen[str]] = []
 
     def start(self, program: str, *options: str) -> subprocess.Popen[str]:
@@ -48,7 +53,9 @@ class Commands:
         return process
 
     def host(self, *options: str) -> subprocess.Popen[str]:
-        return self.start("consumer", "--bind", self.address, *options)
+        """A consumer that hosts the queue, if a program must."""
+        how = "--queue" if self.address.startswith("redis") else "--bind"
+        return self.start("consumer", how, self.address, *options)
 
     def join(self, *options: str) -> subprocess.Popen[str]:
         return self.start("consumer", "--queue", self.address, *options)

@@ -5,6 +5,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.download.trade.world import World
+from tests.support import redis_server
+
+
+@pytest.fixture(autouse=True, scope="session")
+def redis() -> Iterator[None]:
+    """A Redis server for this process's tests, where there is one."""
+    with redis_server.for_all_tests():
+        yield
 
 
 @pytest.fixture

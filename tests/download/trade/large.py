@@ -18,6 +18,7 @@ from pathlib import Path
 from nearfar.cli.exits import Exit
 from nearfar.download.store.store import Store
 from tests.support.exchange import Reply, Request
+from tests.support.redis_server import DURABLE, Server
 from tests.support.web import Web
 
 ROOT = Path(__file__).parents[3]
@@ -83,7 +84,7 @@ class LargeFiles:
 class Run:
     """The commands of a download, each of which is started again with the same line until all is saved.
 
-    `shape`: ``direct``, ``near`` (with -P and -C), ``far`` or ``pool``.
+    `shape`: ``direct``, ``near`` (with -P and -C), ``far``, ``redis`` (whose host is the server) or ``pool``.
     """
 
     shape: str
@@ -104,8 +105,12 @@ class Run:
             self.commands = {"producer": [*nearfar, "producer", *local, *processes, *urls]}
             return
         pool = ["--pool", "local:2"] if self.shape == "pool" else []
+        host = [*nearfar, "queue", "--bind", queue]
+        if self.shape == "redis":
+            server = Server(self.folder, *DURABLE)
+            queue, host = server.address("queue"), server.command
         self.commands = {
-            "host": [*nearfar, "queue", "--bind", queue],
+            "host": host,
             "consumer": [*nearfar, "consumer", "--queue", queue, "-o", str(self.saved_in)],
             "producer": [*nearfar, "producer", "--queue", queue, *pool, *urls],
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.download.trade.large import LargeFiles, Run
+from tests.support.redis_server import needed
 from tests.support.web import Web
 
 SIZE, RATE = 4_000_000, 1_500_000.0
@@ -31,6 +32,10 @@ def files() -> Iterator[LargeFiles]:
         ("far", "consumer"),
         ("far", "host"),
         ("far", "everything"),
+        *(
+            pytest.param("redis", victim, marks=needed)
+            for victim in ("producer", "consumer", "host", "everything")
+        ),
         ("pool", "producer"),
         ("pool", "producer's child"),
     ],

@@ -1,8 +1,9 @@
-"""Two commands and a queue between them: the same story as the local one, over ZeroMQ."""
+"""Two commands and a queue between them: the same story as the local one, over ZeroMQ and over Redis."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli.exits import Exit
-from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
+from tests.download.trade.commands import ALL, FILES, Commands, ended, free_port, saved_in, serve
 from tests.download.trade.gate import Gate
+from tests.support import redis_server
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -23,9 +25,9 @@ def web() -> Iterator[Web]:
         yield web
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    commands = Commands(tmp_path)
+@pytest.fixture(params=["tcp", "redis"])
+def commands(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Commands]:
+    commands = Commands(tmp_path, redis_server.address() if request.param == "redis" else "")
     yield commands
     commands.close()
 
@@ -114,10 +116,11 @@ def test_an_empty_list_is_an_end_for_the_consumer_too(commands: Commands) -> Non
 
 
 def test_nobody_there_is_said_in_a_sentence(commands: Commands) -> None:
-    producer = commands.start("producer", "--queue", commands.address, "--wait", "1", "http://127.0.0.1:9/")
+    address = re.sub(r":\d+", f":{free_port()}", commands.address)
+    producer = commands.start("producer", "--queue", address, "--wait", "1", "http://127.0.0.1:9/")
     out, err = producer.communicate(timeout=90)
     assert producer.returncode == Exit.LOST
-    assert commands.address.rpartition(":")[2] in err
+    assert f"has answered at {address} for 1 s" in err
     assert "Traceback" not in err
     assert "1 url: 0 saved, 0 already there, 0 failed, 1 left" in out
 

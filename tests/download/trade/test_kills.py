@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from random import Random
 
+import msgpack
 import pytest
 
 from nearfar.cli.exits import Exit
 from nearfar.queues.far import FarQueue
+from nearfar.queues.redis.address import RedisAddress
+from nearfar.queues.redis.client import ask
 from tests.chaos.faults.faults import chosen_seeds
 from tests.download.trade.troop import Ended, Files, Troop
+from tests.support.redis_server import needed
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -21,6 +25,7 @@ Maker = Callable[..., Troop]
 LEASE = 10.0
 """Seconds of silence after which a command that hosts takes another for dead, and the other it."""
 LIMIT = 60.0
+REDIS = pytest.param("redis", marks=needed)
 
 
 @pytest.fixture
@@ -91,10 +96,10 @@ def the_rest_gives_up_and_the_same_commands_finish(troop: Troop, seed: int) -> N
     troop.files.open()
     for name, ended in end_all(troop, LEASE + troop.wait + LIMIT).items():
         assert (name, ended.code) == (name, Exit.LOST)
-        assert f"no host has answered at {troop.address} for {troop.wait:g} s" in ended.err
+        assert f"has answered at {troop.address} for {troop.wait:g} s" in ended.err
     had = troop.there()
     troop.start_all()
-    endings = end_all(troop, LIMIT)
+    endings = end_all(troop, LIMIT + LEASE)
     verify(troop, endings)
     saved = [endings[name].counts[0] for name in endings if name.startswith("consumer")]
     assert sum(saved) == len(troop.files.paths) - had
@@ -103,25 +108,43 @@ def the_rest_gives_up_and_the_same_commands_finish(troop: Troop, seed: int) -> N
 def the_rest_goes_on_with_those_that_are_started_again(troop: Troop, seed: int) -> None:
     for victim in kills(troop, seed):
         troop.start(victim)
-    with closing(FarQueue.connect(troop.address, wait=LIMIT)) as queue:
-        assert eventually(lambda: here(queue) == (3, 2), LIMIT), here(queue)
+    with ExitStack() as stack:
+        here = here_in_redis if troop.transport == "redis" else here_at_host(troop, stack)
+        assert eventually(lambda: here(troop) == (3, 2), LIMIT), here(troop)
     troop.files.open()
-    verify(troop, end_all(troop, LIMIT))
+    verify(troop, end_all(troop, LIMIT + LEASE))
 
 
-def here(queue: FarQueue) -> tuple[int, int]:
+def here_at_host(troop: Troop, stack: ExitStack) -> Callable[[Troop], tuple[int, int]]:
     """How many consumers and producers the host knows of."""
-    counts = queue.counts()
-    return counts["consumers"], counts["producers"]
+    queue = stack.enter_context(closing(FarQueue.connect(troop.address, wait=LIMIT)))
+
+    def here(_: Troop) -> tuple[int, int]:
+        counts = queue.counts()
+        return counts["consumers"], counts["producers"]
+
+    return here
+
+
+def here_in_redis(troop: Troop) -> tuple[int, int]:
+    """How many consumers and producers the server knows of."""
+    place = RedisAddress.parse(troop.address)
+    packed = ask(place, "HVALS", f"nearfar:{{{place.name}}}:members")
+    members = [msgpack.unpackb(each) for each in packed]
+    return sum("store" in each for each in members), sum("id" in each for each in members)
 
 
 @pytest.mark.slow
-def test_the_same_commands_finish_what_killed_ones_began(make_troop: Maker) -> None:
-    the_rest_gives_up_and_the_same_commands_finish(make_troop(400, 1, "tcp", alone=True, wait=3.0), 1)
+@pytest.mark.parametrize("transport", ["tcp", REDIS])
+def test_the_same_commands_finish_what_killed_ones_began(make_troop: Maker, transport: str) -> None:
+    the_rest_gives_up_and_the_same_commands_finish(make_troop(400, 1, transport, alone=True, wait=3.0), 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("transport", "alone"), [("tcp", False), ("ipc", True)])
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("transport", "alone"), [("tcp", False), ("ipc", True), pytest.param("redis", True, marks=needed)]
+)
 def test_killed_commands_join_in_again(make_troop: Maker, transport: str, alone: bool) -> None:
     troop = make_troop(400, 2, transport, alone=alone, wait=20.0)
     the_rest_goes_on_with_those_that_are_started_again(troop, 2)
@@ -129,7 +152,9 @@ def test_killed_commands_join_in_again(make_troop: Maker, transport: str, alone:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("transport", "alone"), [("tcp", True), ("ipc", False)])
+@pytest.mark.parametrize(
+    ("transport", "alone"), [("tcp", True), ("ipc", False), pytest.param("redis", True, marks=needed)]
+)
 @pytest.mark.parametrize("seed", [0])
 def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, alone: bool) -> None:
     troop = make_troop(5000, seed, transport, alone=alone, wait=3.0)
@@ -140,7 +165,10 @@ def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("seed", "transport", "alone"),
-    [(seed, "ipc" if seed % 2 else "tcp", seed % 4 < 2) for seed in chosen_seeds("0-7")],
+    [
+        *((seed, "ipc" if seed % 2 else "tcp", seed % 4 < 2) for seed in chosen_seeds("0-7")),
+        *(pytest.param(seed, "redis", True, marks=needed) for seed in chosen_seeds("0-3")),
+    ],
 )
 def test_killed_commands_join_in_again_whenever(
     make_troop: Maker, seed: int, transport: str, alone: bool

@@ -18,6 +18,7 @@ from random import Random
 from nearfar.queues.far import FarQueue
 from tests.download.trade.moments import Moments, saved_names
 from tests.support.exchange import Reply, Request
+from tests.support.redis_server import DURABLE, Server
 from tests.support.web import Web
 
 ROOT = Path(__file__).parents[3]
@@ -91,7 +92,8 @@ class Files:
 
 @dataclass
 class Troop:
-    """Three consumers, two producers and a host: one of the consumers, unless it is `alone`.
+    """Three consumers, two producers and a host: one of the consumers, unless it is `alone`. Over Redis it is
+    the server, which writes each step to its disk.
 
     `wait` (seconds) is how long they wait for a host that does not answer.
     """
@@ -105,8 +107,11 @@ class Troop:
     _started: int = 0
 
     def __post_init__(self) -> None:
+        server = Server(self.folder, *DURABLE)
         if self.transport == "ipc":
             self.address = f"ipc://{self.folder}/queue"
+        elif self.transport == "redis":
+            self.address = server.address("queue")
         else:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -116,7 +121,11 @@ class Troop:
         meet = ["--wait", str(self.wait), "--queue", self.address]
         consumer = [*programs, "consumer", "-o", str(self.saved_in)]
         self.commands = {f"consumer {number}": [*consumer, *meet] for number in (1, 2, 3)}
-        if self.alone:
+        if self.transport == "redis":
+            self.commands["host"] = server.command
+            for number in (1, 2, 3):
+                self.commands[f"consumer {number}"] += ["--expected-producers", "2"]
+        elif self.alone:
             options = json.dumps({"producers": 2, "lease": 3.0, "maxbytes": 32 << 20})
             self.commands["host"] = [sys.executable, "-m", "tests.support.hosting", self.address, options]
         else:
@@ -131,7 +140,7 @@ class Troop:
     @property
     def host(self) -> str:
         """The name of the command that hosts the queue."""
-        return "host" if self.alone else "consumer 1"
+        return "host" if "host" in self.commands else "consumer 1"
 
     def start(self, *names: str) -> None:
         """Start commands, each as it was started before."""

@@ -47,8 +47,9 @@ LOOK = 1.0
 
 PAUSE = 0.05
 """Seconds between two attempts to reach a server that is away."""
-News = tuple[list[int], list[int], list[int], list[int], list[int]]
-"""Numbers of items that are done, failed, unreadable, and unused; and of those whose acks came too late."""
+News = tuple[list[Any], list[int], list[int], list[int], list[int]]
+"""Numbers of items that are done (with their answers, if there are any), failed, unreadable, and unused; and
+of those whose acks came too late."""
 DONE, FAILED, UNREADABLE, UNUSED, LATE = range(5)
 NOTHING: News = ([], [], [], [], [])
 
@@ -83,10 +84,18 @@ class RedisClient:
     """The state of one process. Any thread may call its methods; one call of the script runs at a time."""
 
     def __init__(
-        self, place: RedisAddress, wait: float, settings: dict[str, int] | None, *, settles: bool
+        self,
+        place: RedisAddress,
+        wait: float,
+        settings: dict[str, int] | None,
+        *,
+        settles: bool,
+        script: bytes = SCRIPT,
+        introduction: tuple[bytes, ...] = (),
     ) -> None:
         """With `settings`, the first call makes the queue, or changes it. With `settles`, items that were
-        taken are done when this client leaves, except deliveries."""
+        taken are done when this client leaves, except deliveries. Another `script` than the queue's may need
+        an `introduction` of each client that enters."""
         self.place = place
         self.maxbytes = self.head = 0
         """The queue's bound, and the bytes before each of its items, as last heard."""
@@ -100,6 +109,9 @@ class RedisClient:
         self._wait = wait
         self._settings = settings
         self.settles = settles
+        self._script, self._introduction = script, introduction
+        self.epoch = b""
+        """What the script said that it is, when this client entered; the queue's says nothing."""
         self._key = (PREFIX % place.name).encode()
         self._sha = b""
         self._name = self._former = ""
@@ -128,6 +140,16 @@ class RedisClient:
         self._thread: threading.Thread | None = None
 
     @property
+    def name(self) -> str:
+        """The name under which the server knows this client: another one once it was declared dead."""
+        return self._name
+
+    @property
+    def owes(self) -> bool:
+        """Whether the server was not told of all acks."""
+        return self._news != NOTHING or self._flight[0] != 0
+
+    @property
     def entered(self) -> bool:
         """Whether the queue's settings are known here."""
         return bool(self._name)
@@ -141,6 +163,15 @@ class RedisClient:
         and then raise `QueueLost`. Raises `NotAdmitted`.
         """
         return self._persist(partial(self._attempt, op, lambda: (0, *args)), None)
+
+    def exchange(self, op: str, args: Callable[[], tuple[bytes | str | int, ...]]) -> list[Any]:
+        """As `call`, with arguments that are asked for before each attempt, once this client has entered."""
+        return self._persist(partial(self._attempt, op, args), None)
+
+    def reach(self, until: float) -> bool:
+        """Whether this client has entered, at the latest at `until`. Raises `QueueLost`, `NotAdmitted`."""
+        self._persist(partial(self._attempt, "beat", lambda: (0,)), until)
+        return self.entered
 
     def put(self, bodies: list[bytes]) -> list[Any]:
         """The script's reply to a put, which the server does once, however often it is sent."""
@@ -159,7 +190,7 @@ class RedisClient:
     @safe
     def settle_now(self) -> None:
         """Tell the server of all acks."""
-        while self._news != NOTHING or self._flight[0]:
+        while self.owes:
             self._persist(self._settle, None)
 
     def _persist(self, attempt: Callable[[], list[Any] | None], until: float | None) -> list[Any]:
@@ -216,7 +247,10 @@ class RedisClient:
         items that this client knows of."""
         if not self._flight[0] and self._news != NOTHING:
             self._calls += 1
-            self._flight, self._news = (self._calls, msgpack.packb(self._news)), ([], [], [], [], [])
+            self._flight, self._news = (
+                (self._calls, msgpack.packb(self._news, use_bin_type=False)),
+                ([], [], [], [], []),
+            )
         known = b""
         if self._unsure:
             self._recalls += 1
@@ -238,6 +272,8 @@ class RedisClient:
                 self._no_queue()
                 self._name = ""
                 break
+        except QueueLost:
+            raise  # not a connection's error, though it is one of Python's
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise NotAdmitted(f"the server at {self.place} refuses this client: {error}") from None
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
@@ -266,13 +302,17 @@ class RedisClient:
         if self._settings is not None:
             self._exchange("declare", 0, msgpack.packb(self._settings), name=name)
             self._settings = None
-        reply = self._exchange("enter", 0, self._former, name=name)
+        reply = self._exchange("enter", 0, self._former, *self._introduction, name=name)
         if reply[0] == b"none":
             self._no_queue()
             return False
         if reply[0] != b"ok":
-            raise QueueLost(f"the queue at {self.place} was made by another version of nearfar")
-        _, self.maxbytes, lease, self.head = reply
+            raise QueueLost(
+                f"the queue at {self.place} is of another kind, or of another version of nearfar: choose"
+                " another name, or use the same version everywhere"
+            )
+        _, self.maxbytes, lease, self.head, *epoch = reply
+        self.epoch = b"".join(epoch)
         self._lease, self._name = lease / 1000, name
         if self._thread is None and not self._leaving:
             self._thread = threading.Thread(target=ours(self._beat), name="nearfar-redis", daemon=True)
@@ -300,7 +340,7 @@ class RedisClient:
                 return known
         except NoScriptError:
             pass  # the server was started again
-        self._sha = self._request("SCRIPT", "LOAD", SCRIPT)
+        self._sha = self._request("SCRIPT", "LOAD", self._script)
         reply: list[Any] = self._request("EVALSHA", self._sha, *tail)
         return reply
 
@@ -331,9 +371,9 @@ class RedisClient:
     # -- what this client holds ------------------------------------------------------------------
 
     @safe
-    def done(self, one: LeasedItem) -> None:
+    def done(self, one: LeasedItem, answer: bytes | None = None) -> None:
         """Ack an item; of an earlier session it is late, and only counted. Does not wait for the server."""
-        self._note(one, DONE)
+        self._note(one, DONE, answer)
 
     @safe
     def failed(self, one: LeasedItem) -> None:
@@ -352,13 +392,14 @@ class RedisClient:
         for one in some:
             self._note(one, UNUSED)
 
-    def _note(self, one: LeasedItem, outcome: int) -> bool:
+    def _note(self, one: LeasedItem, outcome: int, answer: bytes | None = None) -> bool:
         with self._lock:
             if one.session == self.session:
                 for held in self._held.values():
                     if one.number in held:
                         del held[one.number]
-                        self._news[outcome].append(one.number)
+                        news: list[Any] = self._news[outcome]
+                        news.append(one.number if answer is None else (one.number, answer))
                         self._stirred.set()
                         return True
             elif outcome == DONE:
@@ -391,8 +432,8 @@ class RedisClient:
 
     # -- waiting ---------------------------------------------------------------------------------
 
-    def sleep(self, token: str, deadline: float | None) -> None:
-        """Wait until there may be news of that kind (``wake``, ``room``, ``idle``), or a moment passed."""
+    def sleep(self, deadline: float | None, *tokens: str) -> None:
+        """Wait until there may be news of these kinds (``wake``, ``room``, ``idle``), or a moment passed."""
         checkpoint()
         seconds = left(deadline, LOOK) or 0.0
         if seconds <= 0:
@@ -402,7 +443,8 @@ class RedisClient:
         try:
             if connection is None:
                 connection = self._connect()
-            connection.send_command("BLPOP", self._key + b":" + token.encode(), f"{max(seconds, 0.001):.3f}")
+            keys = [self._key + b":" + token.encode() for token in tokens]
+            connection.send_command("BLPOP", *keys, f"{max(seconds, 0.001):.3f}")
             _reply(connection, seconds + REPLY)
         except (RedisError, OSError):
             if connection is not None:
@@ -414,7 +456,10 @@ class RedisClient:
             raise
         else:
             with self._lock:
-                self._idle.append(connection)
+                if not self._leaving:
+                    self._idle.append(connection)
+                    return
+            connection.disconnect()
 
     # -- the thread ------------------------------------------------------------------------------
 
@@ -430,7 +475,7 @@ class RedisClient:
                 break
             try:
                 with self._lock:
-                    if self._news != NOTHING or self._flight[0]:
+                    if self.owes:
                         self._settle()
                     if time.monotonic() >= due:
                         due = time.monotonic() + self._lease / 4
@@ -452,8 +497,7 @@ class RedisClient:
                     self.done_by(holder)
         while self._name:
             with self._lock:
-                known = self._news == NOTHING and not self._flight[0]
-                if (known or self._settle()) and self._attempt("leave", lambda: (0,)):
+                if (not self.owes or self._settle()) and self._attempt("leave", lambda: (0,)):
                     return
             self._give_up_if_lost()
             if not self.waited_for:
@@ -477,11 +521,14 @@ class RedisClient:
             connection.disconnect()
 
     @safe
-    def join(self) -> None:
+    def join(self, timeout: float | None = None) -> None:
         """After `close`: wait for the goodbye. Raises `QueueLost` if the server did not answer in time."""
-        thread = self._thread
+        thread, deadline = self._thread, None if timeout is None else time.monotonic() + timeout
         while thread is not None and thread.is_alive():
-            _shield.let_through(thread.join, LOOK)
+            seconds = left(deadline, LOOK)
+            if not seconds:
+                raise QueueLost(f"the server at {self.place} has not heard the goodbye for {timeout:g} s")
+            _shield.let_through(thread.join, seconds)
             checkpoint()
         failure, self.failure = self.failure, None
         if failure is not None and self.waited_for:

@@ -230,7 +230,7 @@ class RedisQueue(RemoteQueue):
             if reply[1] < len(some):
                 if not wait or (deadline is not None and time.monotonic() >= deadline):
                     raise Full(done)
-                client.sleep("room", deadline)
+                client.sleep(deadline, "room")
 
     # -- taking ----------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class RedisQueue(RemoteQueue):
                 raise ShutDown
             if not wait or (deadline is not None and time.monotonic() >= deadline):
                 raise Empty
-            client.sleep("wake", deadline)
+            client.sleep(deadline, "wake")
 
     def _read(self, client: RedisClient, taken: list[LeasedItem]) -> list[tuple[LeasedItem, Any]]:
         found: list[tuple[LeasedItem, Any]] = []
@@ -470,7 +470,7 @@ class RedisJoinableQueue(RedisQueue, RemoteJoinableQueue):
         client = self._reached()
         client.settle_now()
         while client.call("idle")[0] != b"ok":
-            client.sleep("idle", None)
+            client.sleep(None, "idle")
 
 
 def _cause(error: Exception) -> BaseException:
