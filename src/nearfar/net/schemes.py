@@ -15,6 +15,7 @@ from nearfar.errors import AddressError
 QUEUES, POOLS = "nearfar.queues", "nearfar.pools"
 
 _FAR, _REDIS = "nearfar.queues.far:TRANSPORT", "nearfar.queues.redis.queue:TRANSPORT"
+_DASK, _RAY = "nearfar.pool.dask_executor:connect", "nearfar.pool.ray_executor:connect"
 _BUILT_IN = {
     QUEUES: {
         "tcp": _FAR,
@@ -27,10 +28,12 @@ _BUILT_IN = {
     POOLS: {
         "tcp": "nearfar.pool.factory:connect_coordinator",
         "ipc": "nearfar.pool.factory:connect_coordinator",
+        "dask": _DASK,
+        "ray": _RAY,
     },
 }
 """What is loaded for each scheme, as ``module:name``, as in an entry point."""
-_EXTRAS = {_REDIS: "redis"}
+_EXTRAS = {_REDIS: "redis", _DASK: "dask", _RAY: "ray"}
 """The extra that installs what it needs."""
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from nearfar.coordinator.task import Mode, TaskState
 from nearfar.pool.call import Call, Chunk, Item, Part, call_back, raise_from
-from nearfar.pool.engine import SHUT, Closed, Engine, describe, hand_in
+from nearfar.pool.engine import SHUT, Closed, Engine, PoolPromises, describe, hand_in
 from nearfar.pool.factory import WAIT, Workers, connect_engine, count_of, make_engine
 from nearfar.pool.options import Limits, checked
 from nearfar.queues.base import deadline_of, left
@@ -254,6 +254,7 @@ class Executor(futures.Executor):
         max_tasks_per_child: int | None = None,
         address: str | None = None,
         executor: futures.Executor | None = None,
+        window: int | None = None,
         retries: int = 0,
         timeout: float | None = None,
         lease: float | None = None,
@@ -277,6 +278,7 @@ class Executor(futures.Executor):
             workers,
             address=address,
             executor=executor,
+            window=window,
             limits=checked(timeout, retries),
             lease=lease,
             keys=keys,
@@ -304,6 +306,7 @@ class Executor(futures.Executor):
             address,
             initializer,
             initargs,
+            limits=limits,
             wait=wait,
             daemon=False,
             plain=plain,
@@ -321,6 +324,10 @@ class Executor(futures.Executor):
     def engine(self) -> Engine:
         """The engine that runs the calls; a pool over this executor shares it."""
         return self._core.engine
+
+    def promises(self) -> PoolPromises:
+        """What the executor's engine guarantees, as `Pool.promises`."""
+        return self.engine.promises()
 
     def __repr__(self) -> str:
         state = ", shut down" if self._core.shut else ""
