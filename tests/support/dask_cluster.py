@@ -78,9 +78,9 @@ class Cluster:
         return process.pid
 
     def kill_worker(self, name: str, signum: int = signal.SIGKILL) -> None:
-        process = self.workers.pop(name)
-        process.send_signal(signum)
-        process.wait(20)
+        self.workers[name].send_signal(signum)
+        self.workers[name].wait(20)
+        del self.workers[name]
 
     def kill_scheduler(self) -> None:
         self.scheduler.kill()

@@ -27,7 +27,7 @@ from nearfar.pool.codec import pickled
 from nearfar.pool.dask_scheduler import NAME, PREFIX, OnceOnly
 from nearfar.pool.engine import PoolPromises
 from nearfar.pool.engine_worker import Answer, PackedCall, Unprepared, enter, prepare, run_packed
-from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address
+from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
 from nearfar.worker.lifetime import WorkerInfo
 
 __all__ = ["DaskExecutor", "connect", "over_client"]
@@ -51,25 +51,15 @@ def connect(
     Raises `CoordinatorLost` if no scheduler answers for `wait` seconds, `PoolBroken` if it lacks nearfar.
     """
     place, window = foreign_address("dask", address, options)
-    runner = distributed.utils.LoopRunner()  # of our own: a client that cannot connect would leave its thread
-    runner.start()
+    wait_for_listener("Dask scheduler", "dask", place, wait)
     try:
-        client = distributed.Client(f"tcp://{place}", timeout=wait, set_as_default=False, loop=runner.loop)
+        client = distributed.Client(f"tcp://{place}", timeout=wait, set_as_default=False)
     except OSError as error:
-        runner.stop()
         raise CoordinatorLost(f"no Dask scheduler answers at {address} after {wait:g} s: {error}") from None
-    except BaseException:
-        runner.stop()
-        raise
-
-    def close() -> None:
-        client.close()
-        runner.stop()
-
     try:
-        return over_client(client, initializer, initargs, window=window, close=close)
+        return over_client(client, initializer, initargs, window=window, close=client.close)
     except BaseException:
-        close()
+        client.close()
         raise
 
 

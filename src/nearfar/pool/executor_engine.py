@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
@@ -13,7 +15,7 @@ from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any, NamedTuple, NoReturn
 
 from nearfar.coordinator.task import Mode, TaskState
-from nearfar.errors import AddressError, WorkerLost
+from nearfar.errors import AddressError, CoordinatorLost, WorkerLost
 from nearfar.net.interrupts import Shield, safely, struck_anywhere
 from nearfar.net.schemes import shown
 from nearfar.pool.call import Call
@@ -24,7 +26,7 @@ from nearfar.pool.results import InterruptibleCondition
 from nearfar.queues.base import deadline_of
 from nearfar.serialization.tracebacks import anew
 
-__all__ = ["ForeignEngine", "Packing", "foreign_address", "run_call"]
+__all__ = ["ForeignEngine", "Packing", "foreign_address", "run_call", "wait_for_listener"]
 
 
 class Raised:
@@ -67,6 +69,26 @@ def foreign_address(scheme: str, address: str, options: Mapping[str, Any]) -> tu
             )
     host, port, window = found.groups()
     return f"{host}:{port}", None if window is None else int(window)
+
+
+def wait_for_listener(kind: str, scheme: str, place: str, wait: float) -> None:
+    """Wait until a program listens at ``HOST:PORT``: the clients of engines give up late, or leave a thread.
+
+    Raises `CoordinatorLost` after `wait` seconds; it names the `kind` of program.
+    """
+    host, _, port = place.rpartition(":")
+    until, pause = time.monotonic() + wait, threading.Event()
+    while True:
+        try:
+            socket.create_connection(
+                (host.strip("[]"), int(port)), max(0.1, until - time.monotonic())
+            ).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() >= until:
+                said = f"no {kind} answers at {scheme}://{place} after {wait:g} s: {error}"
+                raise CoordinatorLost(said) from None
+        pause.wait(0.1)
 
 
 def run_call(

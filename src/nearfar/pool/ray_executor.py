@@ -25,7 +25,7 @@ from nearfar.pool.base_engine import read_initializer_error, travelling_initiali
 from nearfar.pool.codec import pickled
 from nearfar.pool.engine import PoolPromises
 from nearfar.pool.engine_worker import Answer, PackedCall, Unprepared, enter, prepare, run_packed
-from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address
+from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
 from nearfar.worker.lifetime import WorkerInfo
 
 __all__ = ["RayExecutor", "connect"]
@@ -56,32 +56,13 @@ def connect(
     Raises `CoordinatorLost` if no Ray Client server answers for `wait` seconds.
     """
     place, window = foreign_address("ray", address, options)
-    reach(place, wait)
+    until = time.monotonic() + wait
+    wait_for_listener("Ray Client server", "ray", place, wait)
     codec, name = pickled(far=True, main={}), new_name()
     first = travelling_initializer(codec, initializer, initargs)
-    executor = RayExecutor(f"ray://{place}", name, first, partial(read_initializer_error, codec))
+    read_error = partial(read_initializer_error, codec)
+    executor = RayExecutor(f"ray://{place}", name, first, read_error, until)
     return ForeignEngine(executor, None, window, ahead=AHEAD, owned=True, packing=Packing(name, codec))
-
-
-def reach(place: str, wait: float) -> None:
-    """Wait until something listens at ``HOST:PORT``. Ray itself tries for half a minute, without saying so.
-
-    Raises `CoordinatorLost` after `wait` seconds.
-    """
-    host, _, port = place.rpartition(":")
-    until, pause = time.monotonic() + wait, threading.Event()
-    while True:
-        try:
-            socket.create_connection(
-                (host.strip("[]"), int(port)), max(0.1, until - time.monotonic())
-            ).close()
-            return
-        except OSError as error:
-            if time.monotonic() >= until:
-                raise CoordinatorLost(
-                    f"no Ray Client server answers at ray://{place} after {wait:g} s: {error}"
-                ) from None
-        pause.wait(0.1)
 
 
 class RayExecutor(Executor):
@@ -108,7 +89,9 @@ class RayExecutor(Executor):
         name: str,
         initializer: Initializer | None,
         read_error: Callable[[bytes], BaseException],
+        until: float,
     ) -> None:
+        """`until`: when to give up connecting, of `time.monotonic`. Raises `CoordinatorLost`."""
         self._address = address
         self._read_error = read_error
         self._process = os.getpid()
@@ -120,12 +103,15 @@ class RayExecutor(Executor):
         # Ray's client has a state for each thread: a thread of its own leaves the program's alone.
         self._ray = ThreadPoolExecutor(1, "nearfar-ray")
         self._callbacks = ThreadPoolExecutor(1, "nearfar-ray-callbacks")
-        try:
-            self._ray.submit(self._begin, name, initializer).result()
-        except (OSError, RuntimeError, exceptions.RaySystemError) as error:
-            self._ray.shutdown()
-            said = " ".join(str(error).split())
-            raise CoordinatorLost(f"no Ray Client server can be used at {address}: {said}") from None
+        while True:  # a head under load gives a client up that it could not serve within half a minute
+            try:
+                self._ray.submit(self._begin, name, initializer).result()
+                break
+            except (OSError, RuntimeError, exceptions.RaySystemError) as error:
+                if time.monotonic() >= until:
+                    self._ray.shutdown()
+                    said = " ".join(str(error).split())
+                    raise CoordinatorLost(f"no Ray Client server can be used at {address}: {said}") from None
         self._looking = threading.Thread(target=self._look, name="nearfar-ray-look", daemon=True)
         self._looking.start()
 
@@ -160,16 +146,18 @@ class RayExecutor(Executor):
     def _begin(self, name: str, initializer: Initializer | None) -> None:
         self._context = ray.init(self._address, allow_multiple=True)
         self._context.__enter__()
-        self._run = ray.remote(max_retries=0, num_cpus=1)(run_in_ray)
+        # Not the functions of `ray` itself: without a connection, those start a cluster on this machine.
+        self._client = ray.util.client.ray
+        self._run = self._client.remote(max_retries=0, num_cpus=1)(run_in_ray)
         self._first: list[Any] = []
         if initializer is not None:
             buffers = [bytes(each) for each in initializer.buffers]
             packed = PackedCall(name, Mode.PREPARE, initializer.function, initializer.blob, buffers)
-            self._first.append(ray.put(packed))
+            self._first.append(self._client.put(packed))
         self._count()
 
     def _count(self) -> None:
-        self._max_workers = int(ray.cluster_resources().get("CPU", 0))
+        self._max_workers = int(self._client.cluster_resources().get("CPU", 0))
 
     def _send(self, call: PackedCall, outcome: Future[Any]) -> None:
         try:

@@ -61,7 +61,7 @@ def test_what_a_killed_worker_had_saved_counts_as_saved(
     host, producer = commands.host("-o", "a"), commands.produce(web, "--pool", cluster.address)
     assert gate.reached.wait(60)
     cluster.kill_worker("w0")
-    cluster.kill_worker("w1", signal.SIGTERM)
+    cluster.kill_worker("w1")
     gate.open()
     cluster.start_worker("w2")
     assert ended(producer) == (Exit.OK, SAVED)
