@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Untrusted,
         WorkerLost,
     )
+    from nearfar.pool.engine import PoolPromises
     from nearfar.pool.executor import Executor
     from nearfar.pool.pool import Pool
     from nearfar.queues.base import BaseJoinableQueue, BaseQueue, Delivery, Promises
@@ -64,6 +65,7 @@ __all__ = [
     "NotAdmitted",
     "Pool",
     "PoolBroken",
+    "PoolPromises",
     "ProducerLost",
     "Promises",
     "ProtocolError",
@@ -81,6 +83,7 @@ __all__ = [
 
 _HOMES = {
     "nearfar.pool.executor": ("Executor",),
+    "nearfar.pool.engine": ("PoolPromises",),
     "nearfar.pool.pool": ("Pool",),
     "nearfar.queues.base": ("BaseJoinableQueue", "BaseQueue", "Delivery", "Promises"),
     "nearfar.queues.factory": ("JoinableQueue", "Queue"),

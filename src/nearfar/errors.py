@@ -102,8 +102,9 @@ class WorkerLost(NearfarError, BrokenProcessPool):
     """A worker died, or its machine fell silent, while it ran this task.
 
     The task may have run in part, or to its end. The pool continues: only this task is lost, where the
-    standard library's executor would be broken as a whole. `worker` is its name, `host` and `pid` its place,
-    and `how` the cause (``killed by SIGKILL``, ``exited with code 3``, ``silent for 10 s``).
+    standard library's executor would be broken as a whole. `worker` is its name, `host` and `pid` its place
+    (empty and 0 if its engine does not tell), and `how` the cause (``killed by SIGKILL``, ``exited with code
+    3``, ``silent for 10 s``).
     """
 
     def __init__(self, worker: str, host: str, pid: int, how: str, task: str = "") -> None:
@@ -117,7 +118,8 @@ class WorkerLost(NearfarError, BrokenProcessPool):
 
     def __str__(self) -> str:
         ran = f" while it ran {self.task}" if self.task else ""
-        return f"worker {self.worker} (pid {self.pid} on {self.host}) {self.how}{ran}"
+        place = f" (pid {self.pid} on {self.host})" if self.pid else ""
+        return f"worker {self.worker}{place} {self.how}{ran}"
 
 
 class TaskTimeout(NearfarError, TimeoutError):

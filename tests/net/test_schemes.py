@@ -83,7 +83,9 @@ def test_an_unknown_scheme_lists_the_known_ones(added: None) -> None:
     known = "broken, ipc, lone, redis, rediss, tcp, valkey, valkeys"
     with pytest.raises(AddressError, match=f"'kafka://there': its scheme is none of {known}$"):
         Queue(5, "kafka://there")
-    with pytest.raises(AddressError, match=r"'kafka://there': its scheme is none of ipc, lone, tcp$"):
+    with pytest.raises(
+        AddressError, match=r"'kafka://there': its scheme is none of dask, ipc, lone, ray, tcp$"
+    ):
         Pool.connect("kafka://there")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.pool.pools import MAKERS, Maker, coordinated
+from tests.support import dask_cluster
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +29,17 @@ def trackers() -> None:
 def maker(request: pytest.FixtureRequest) -> Maker:
     """One kind of pool."""
     made: Maker = request.param
+    if made.name == "dask":
+        request.getfixturevalue("dask_workers")
     return made
+
+
+@pytest.fixture(scope="session")
+def dask_workers() -> Iterator[None]:
+    """The cluster of all pools over Dask."""
+    dask_cluster.warm_up()
+    with dask_cluster.for_all_tests():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 from nearfar.coordinator.task import TaskState
 from nearfar.pool.call import Call
+from nearfar.pool.engine import PoolPromises
 from nearfar.pool.executor_engine import run_call
 
 
@@ -86,6 +87,9 @@ class ManualEngine:
     def join(self, timeout: float | None = None) -> bool:
         self.joined = True
         return self.wait_until(lambda: not self.calls, timeout)
+
+    def promises(self) -> PoolPromises:
+        return PoolPromises("manual")
 
     def counts(self) -> dict[str, int]:
         counts: dict[str, Any] = {

@@ -20,6 +20,7 @@ from nearfar.pool.pool import Pool
 from nearfar.worker.agent import Agent
 from nearfar.worker.supervisor import Supervisor, WorkerListener
 from tests.pool.tasks import Trouble
+from tests.support import dask_cluster
 from tests.support.keys import keys
 from tests.support.waiting import eventually
 
@@ -206,6 +207,19 @@ def plainly(processes: int) -> Iterator[Pool]:
             pool.join()
 
 
+@contextmanager
+def dask_pool(processes: int) -> Iterator[Pool]:
+    """The workers of a Dask cluster, which all tests of a run share."""
+    pool = Pool.connect(dask_cluster.common(processes).address)
+    try:
+        assert eventually(lambda: f" {processes} worker" in repr(pool), 40)
+        dask_cluster.open_connections(pool)
+        yield pool
+    finally:
+        pool.terminate()
+        pool.join()
+
+
 # A pool of another engine joins the suite with a row here.
 MAKERS = [
     Maker("standard", standard, ours=False, kills=True),
@@ -220,5 +234,8 @@ MAKERS = [
 ]
 if importlib.util.find_spec("loky"):
     MAKERS.append(Maker("loky", lambda count: over(loky_executor(count))))
+
+if not dask_cluster.MISSING:
+    MAKERS.append(Maker("dask", dask_pool))
 
 OURS = [maker for maker in MAKERS if maker.ours]

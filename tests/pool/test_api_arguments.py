@@ -135,6 +135,18 @@ def test_calls_over_a_foreign_executor_have_no_limits(inner: Callable[[int], fut
         assert pool.map(tasks.square, [3], retries=0) == [9]
 
 
+@pytest.mark.parametrize("make", [Pool, Executor])
+def test_the_window_is_a_number_of_calls_of_an_executor(make: Any) -> None:
+    with threads_executor(1) as inner, Executor(executor=inner) as outer:
+        for window in (0, -1, "4"):
+            with pytest.raises(ValueError, match="window must be a number of calls, 1 or more"):
+                make(executor=inner, window=window)
+        with pytest.raises(ValueError, match="window= would be for the executor itself"):
+            make(executor=outer, window=4)
+    with pytest.raises(ValueError, match="window= would mean nothing without executor="):
+        make(1, window=4)
+
+
 def test_a_pool_may_be_made_over_an_executor_only() -> None:
     with pytest.raises(TypeError, match=r"takes a concurrent\.futures\.Executor"):
         Pool(executor=4)  # type: ignore[arg-type]

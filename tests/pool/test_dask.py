@@ -1,4 +1,4 @@
-"""A pool over Dask's executor, of which only `submit` is used."""
+"""A pool over Dask's own executor, on a cluster of this process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from nearfar import Pool
+from nearfar import Pool, WorkerLost
 from nearfar.pool.results import AsyncResult
 from tests.pool import tasks
+from tests.support import dask_cluster
 from tests.support.waiting import eventually
 
 dask = pytest.importorskip("dask")
@@ -18,11 +19,8 @@ distributed = pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def offload() -> None:
-    """Dask makes a thread for large messages once for the whole process."""
-    from distributed.utils import _offload_executor
-
-    _offload_executor.submit(int).result()
+def once_in_a_process() -> None:
+    dask_cluster.warm_up()
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
         distributed.Client(
             processes=True, n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as client,
-        Pool(2, executor=client.get_executor()) as pool,
+        Pool(2, executor=client.get_executor(), window=4) as pool,
     ):
         yield pool
 
@@ -43,6 +41,10 @@ def test_a_pool_over_dask(pool: Pool, tmp_path: Path) -> None:
     assert sorted(pool.imap_unordered(tasks.square, range(10))) == [n * n for n in range(10)]
     check_callbacks(pool)
     check_cancel(pool, tmp_path / "gate")
+    assert pool.promises().runs_once
+    with pytest.raises(WorkerLost):
+        pool.apply(tasks.die)
+    assert pool.apply(tasks.square, (3,)) == 9
     pool.close()
     pool.join()
 
@@ -59,7 +61,7 @@ def check_callbacks(pool: Pool) -> None:
 
 def check_cancel(pool: Pool, gate: Path) -> None:
     """`cancel` returns True only for calls that never run, although Dask itself also does so for running
-    ones."""
+    ones: here those beyond the window of 4."""
     results: list[AsyncResult] = [pool.apply_async(tasks.wait_for, (str(gate), n)) for n in range(6)]
     try:
         assert [result.cancel() for result in results] == [False] * 4 + [True] * 2

@@ -323,7 +323,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--pool",
         type=pool_place,
         metavar="ADDRESS",
-        help="let the workers of the coordinator there download; local:N: so many processes of this command."
+        help="let the workers of the coordinator there download, or those of another engine (dask://HOST:PORT);"
+        " local:N: so many processes of this command."
         " Each has the options of fetching to itself, but for the limits per host, which all share; it finds"
         " the files of --cacert, --cert and --key on its own machine, and must reach the queue at its address"
         " as given here",
@@ -514,9 +515,10 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
     from nearfar import Executor
 
     if isinstance(options.pool, str):
-        executor = Executor.connect(
-            options.pool, keys=options.keys, insecure=options.no_keys, wait=options.wait
-        )
+        # Another engine, such as Dask, has its own security: the keys are those of the queue only.
+        ours = options.pool.startswith(("tcp://", "ipc://")) or "://" not in options.pool
+        access = {"keys": options.keys, "insecure": options.no_keys} if ours else {}
+        executor = Executor.connect(options.pool, wait=options.wait, **access)
     else:
         import multiprocessing
 

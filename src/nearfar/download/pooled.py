@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -155,17 +156,21 @@ def fetch_share(order: Order) -> ShareReport:
     return ShareReport(job_source.ended, time.monotonic() - started)
 
 
-_kept: dict[FetchOptions, Fetcher] = {}
+_here = threading.local()  # a worker of another engine may run two shares at once, in two threads
 
 
 def _kept_fetcher(options: FetchOptions) -> Fetcher:
-    """The previous share's fetcher, with its connections, if `options` are equal. Raises `ImportError`."""
-    if options not in _kept:
-        for other in _kept.values():
-            other.close()
-        _kept.clear()
-        _kept[options] = make_fetcher(options)
-    return _kept[options]
+    """This thread's fetcher of the previous share, with its connections, if `options` are equal.
+
+    Raises `ImportError`.
+    """
+    kept: tuple[FetchOptions, Fetcher] | None = getattr(_here, "kept", None)
+    if kept is None or kept[0] != options:
+        if kept is not None:
+            del _here.kept
+            kept[1].close()
+        _here.kept = kept = options, make_fetcher(options)
+    return kept[1]
 
 
 AHEAD = 2

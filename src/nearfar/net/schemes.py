@@ -17,6 +17,7 @@ QUEUES, POOLS, DOWNLOADS = "nearfar.queues", "nearfar.pools", "nearfar.downloads
 _FAR, _REDIS = "nearfar.queues.far:TRANSPORT", "nearfar.queues.redis.queue:TRANSPORT"
 _FAR_DOWNLOAD = "nearfar.download.far_transport:TRANSPORT"
 _REDIS_DOWNLOAD = "nearfar.download.redis_transport:TRANSPORT"
+_DASK, _RAY = "nearfar.pool.dask_executor:connect", "nearfar.pool.ray_executor:connect"
 _BUILT_IN = {
     QUEUES: {
         "tcp": _FAR,
@@ -29,6 +30,8 @@ _BUILT_IN = {
     POOLS: {
         "tcp": "nearfar.pool.factory:connect_coordinator",
         "ipc": "nearfar.pool.factory:connect_coordinator",
+        "dask": _DASK,
+        "ray": _RAY,
     },
     DOWNLOADS: {
         "tcp": _FAR_DOWNLOAD,
@@ -40,7 +43,7 @@ _BUILT_IN = {
     },
 }
 """What is loaded for each scheme, as ``module:name``, as in an entry point."""
-_EXTRAS = {_REDIS: "redis", _REDIS_DOWNLOAD: "redis"}
+_EXTRAS = {_REDIS: "redis", _REDIS_DOWNLOAD: "redis", _DASK: "dask", _RAY: "ray"}
 """The extra that installs what it needs."""
 
 

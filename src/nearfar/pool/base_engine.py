@@ -27,7 +27,7 @@ from nearfar.net.timers import DelayedWarning
 from nearfar.pool.call import Call
 from nearfar.pool.codec import ClientCodec
 from nearfar.pool.driver import PoolDriver, ReentrantGuard
-from nearfar.pool.engine import SHUT, Closed, check_callable
+from nearfar.pool.engine import SHUT, Closed, PoolPromises, check_callable
 from nearfar.serialization.bare import NUMBERS, are_bare
 from nearfar.serialization.tracebacks import anew
 from nearfar.worker.lifetime import Inherited, initialize
@@ -342,12 +342,34 @@ class BaseEngine(ABC):
         finally:
             self._waker.wake()  # the leader or a follower may wait for one of them
 
+    def promises(self) -> PoolPromises:
+        """As `Engine.promises`: of the near and the hosted pool."""
+        address = self.address
+        return PoolPromises(
+            "near" if address is None else address.partition("://")[0],
+            crosses_machines=address is not None and not address.startswith("ipc"),
+            reports_losses=True,
+            runs_once=True,
+            retries=True,
+            timeouts=True,
+            initializers=True,
+            names_workers=True,
+            cancels_waiting=True,
+            ends_running=True,
+            plain=True,
+        )
+
     # -- abstract: all but `size`, `counts` and `poll` are called under the lock only ---------------
 
     @property
     @abstractmethod
     def size(self) -> int:
         """As `Engine.size`."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str | None:
+        """As `Engine.address`."""
 
     @abstractmethod
     def counts(self) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 
@@ -17,6 +18,7 @@ __all__ = [
     "SHUT",
     "Closed",
     "Engine",
+    "PoolPromises",
     "SharedEngine",
     "WeakBag",
     "check_callable",
@@ -30,6 +32,39 @@ SHUT = "cannot schedule new futures after shutdown"
 
 class Closed(RuntimeError):
     """An engine was closed, or the program ends: it accepts no more calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPromises:
+    """What the engine of a pool guarantees, as data: a program can check a guarantee before it relies on it.
+
+    What is not promised is refused with `ValueError` where a caller asks for it.
+    """
+
+    engine: str
+    """``"near"``; the scheme of the pool's address, such as ``"tcp"`` or ``"dask"``; ``"executor"``."""
+    crosses_machines: bool = False
+    reports_losses: bool = False
+    """A worker's death ends the call that it ran with `WorkerLost`, and the pool goes on; otherwise all calls
+    may end."""
+    runs_once: bool = False
+    """No call begins twice, unless `retries` allows it."""
+    retries: bool = False
+    """`retries` runs a call again after the loss of its worker."""
+    timeouts: bool = False
+    """`timeout` ends a call that runs longer, and its worker."""
+    initializers: bool = False
+    """`initializer` runs in each worker process before its first call of this pool."""
+    names_workers: bool = False
+    """`current_worker` returns the worker, also in the text of remote tracebacks."""
+    cancels_waiting: bool = False
+    """`cancel` drops every call that no worker has begun; otherwise those in the engine count as begun."""
+    ends_running: bool = False
+    """`terminate` stops calls that run; otherwise they run to their end, and their outcomes are dropped."""
+    survives_killed_coordinator: bool = False
+    """Calls go on when the coordinator is killed, and started again at the same address."""
+    plain: bool = False
+    """`plain` is possible: neither side reads pickle."""
 
 
 @runtime_checkable
@@ -99,6 +134,9 @@ class Engine(Protocol):
 
     def counts(self) -> dict[str, int]:
         """``workers``, ``running``, ``waiting`` and ``done``, and further counts of an engine."""
+
+    def promises(self) -> PoolPromises:
+        """What this engine guarantees."""
 
 
 def check_callable(func: Any) -> None:
@@ -241,6 +279,12 @@ class SharedEngine:
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`: those of the whole engine."""
         return self._engine.counts()
+
+    def promises(self) -> PoolPromises:
+        """As `Engine.promises`; `initializer` and `plain` would be for the engine's owner, and running calls
+        go on."""
+        promises = self._engine.promises()
+        return replace(promises, initializers=False, ends_running=False, plain=False)
 
     def _unsettled(self) -> list[Call]:
         return [call for call in self._calls.members() if not call.settled]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nearfar.coordinator.task import Mode, TaskState
 from nearfar.pool.call import Call, Chunk, Item, Part, call_back, raise_from
-from nearfar.pool.engine import SHUT, Closed, Engine, describe, hand_in
+from nearfar.pool.engine import SHUT, Closed, Engine, PoolPromises, describe, hand_in
 from nearfar.pool.factory import WAIT, Workers, connect_engine, count_of, make_engine, show
 from nearfar.pool.options import Limits, checked
 from nearfar.queues.base import deadline_of, left
@@ -274,6 +274,7 @@ class Executor(futures.Executor):
         max_tasks_per_child: int | None = None,
         address: str | None = None,
         executor: futures.Executor | None = None,
+        window: int | None = None,
         retries: int = 0,
         timeout: float | None = None,
         lease: float | None = None,
@@ -300,6 +301,7 @@ class Executor(futures.Executor):
             workers,
             address=address,
             executor=executor,
+            window=window,
             limits=checked(timeout, retries),
             lease=lease,
             keys=keys,
@@ -330,6 +332,7 @@ class Executor(futures.Executor):
             address,
             initializer,
             initargs,
+            limits=limits,
             wait=wait,
             daemon=False,
             plain=plain,
@@ -352,6 +355,10 @@ class Executor(futures.Executor):
     def dashboard_url(self) -> str | None:
         """Where a browser finds the dashboard; None if there is none."""
         return None if self._core.dashboard is None else self._core.dashboard.url
+
+    def promises(self) -> PoolPromises:
+        """What the executor's engine guarantees, as `Pool.promises`."""
+        return self.engine.promises()
 
     def __repr__(self) -> str:
         state = ", shut down" if self._core.shut else ""

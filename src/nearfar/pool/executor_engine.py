@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
 from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from nearfar.coordinator.task import Mode, TaskState
-from nearfar.errors import WorkerLost
+from nearfar.errors import AddressError, CoordinatorLost, WorkerLost
 from nearfar.net.interrupts import Shield, safely, struck_anywhere
+from nearfar.net.schemes import shown
 from nearfar.pool.call import Call
-from nearfar.pool.engine import NOT_OURS, SHUT, Closed, check_callable
+from nearfar.pool.codec import ClientCodec
+from nearfar.pool.engine import NOT_OURS, SHUT, Closed, PoolPromises, check_callable
+from nearfar.pool.engine_worker import Answer, PackedCall, run_packed
 from nearfar.pool.results import InterruptibleCondition
 from nearfar.queues.base import deadline_of
 from nearfar.serialization.tracebacks import anew
 
-__all__ = ["ForeignEngine", "run_call"]
+__all__ = ["ForeignEngine", "Packing", "foreign_address", "run_call", "wait_for_listener"]
 
 
 class Raised:
@@ -28,6 +34,61 @@ class Raised:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+class Packing(NamedTuple):
+    """How calls are packed for an engine's workers, and the name of their client."""
+
+    client: str
+    codec: ClientCodec
+
+    def pack(self, call: Call) -> PackedCall:
+        """Pack a call that has not been. Raises what pickling raises."""
+        if call.mode:
+            packed = self.codec.dump_chunk(call.function, call.blob)
+        else:
+            packed = self.codec.dump_call(call.function, call.blob, call.buffers)
+        return PackedCall(self.client, call.mode, *packed)
+
+
+def foreign_address(scheme: str, address: str, options: Mapping[str, Any]) -> tuple[str, int | None]:
+    """``HOST:PORT`` and the window of ``SCHEME://HOST:PORT?window=CALLS``, for an engine that does not know
+    nearfar's keys and plain format. Raises `AddressError`, and `ValueError` for such an option.
+    """
+    host = r"\[[0-9a-fA-F:.]+\]|[\w.-]+"
+    found = re.fullmatch(rf"{scheme}://({host}):(\d{{1,5}})(?:\?window=([1-9]\d{{0,8}}))?", address)
+    if found is None:
+        raise AddressError(
+            f"cannot read the address {shown(address)!r}: expected {scheme}://HOST:PORT, or"
+            f" {scheme}://HOST:PORT?window=CALLS"
+        )
+    for name in ("plain", "keys", "insecure"):
+        if options.get(name):
+            raise ValueError(
+                f"{name}= is for nearfar's own pools: the engine behind {scheme}:// does not know it"
+            )
+    host, port, window = found.groups()
+    return f"{host}:{port}", None if window is None else int(window)
+
+
+def wait_for_listener(kind: str, scheme: str, place: str, wait: float) -> None:
+    """Wait until a program listens at ``HOST:PORT``: the clients of engines give up late, or leave a thread.
+
+    Raises `CoordinatorLost` after `wait` seconds; it names the `kind` of program.
+    """
+    host, _, port = place.rpartition(":")
+    until, pause = time.monotonic() + wait, threading.Event()
+    while True:
+        try:
+            socket.create_connection(
+                (host.strip("[]"), int(port)), max(0.1, until - time.monotonic())
+            ).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() >= until:
+                said = f"no {kind} answers at {scheme}://{place} after {wait:g} s: {error}"
+                raise CoordinatorLost(said) from None
+        pause.wait(0.1)
 
 
 def run_call(
@@ -50,8 +111,8 @@ class ForeignEngine:
     At most `window` calls are submitted to the executor; the others wait here, so that `cancel` is reliable
     and the executor's memory is bounded. A call submitted to the executor counts as begun. A task cannot be
     killed: a call with a timeout is refused, and after `terminate` the executor's calls run to their end, and
-    their outcomes are dropped. No call is run again by this engine: a lost worker breaks most executors, and
-    Dask runs its tasks again (``distributed.scheduler.allowed-failures`` times).
+    their outcomes are dropped. A lost worker breaks most executors; to one that promises not to break, a call
+    with retries is submitted again (the attribute ``promises``, a `PoolPromises`).
     """
 
     def __init__(
@@ -60,13 +121,20 @@ class ForeignEngine:
         workers: int | None = None,
         window: int | None = None,
         *,
+        ahead: int = 2,
         owned: bool = False,
+        packing: Packing | None = None,
     ) -> None:
-        """`workers`: None for the executor's number, or the CPUs of this machine. `window`: None for twice
-        that. `owned`: `close` and `terminate` shut the executor down.
+        """`workers`: None for the executor's number, or the CPUs of this machine. `window`: None for `ahead`
+        times that. `owned`: `close` and `terminate` shut the executor down. `packing`: calls are packed when
+        they are submitted here, and the executor gets ``run_packed(call)``; None: the executor packs them.
         """
-        self.size: int = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-        self._window = window or 2 * self.size
+        self._workers = workers
+        self._window = window
+        self._ahead = ahead
+        self._packing = packing
+        promises = getattr(executor, "promises", None)
+        self._promises = promises if isinstance(promises, PoolPromises) else PoolPromises("executor")
         self._executor = executor
         self._owned = owned
         # Reentrant: a garbage collection inside may end a pool, which terminates its engine.
@@ -83,28 +151,46 @@ class ForeignEngine:
         self._here = threading.local()
 
     @property
+    def size(self) -> int:
+        """As `Engine.size`."""
+        return max(1, self._present())
+
+    def _present(self) -> int:
+        """The workers now, as far as the executor says; a cluster may have none."""
+        found: int | None = self._workers or getattr(self._executor, "_max_workers", None)
+        return (os.cpu_count() or 1) if found is None else found
+
+    @property
     def address(self) -> None:
         """As `Engine.address`: unknown for a foreign executor."""
 
     def submit(self, call: Call, *, more: bool = False) -> None:
         """As `Engine.submit`. A pickling error is the call's outcome: executors pickle later."""
-        if struck_anywhere():
+        # An engine's client takes milliseconds, in which an interruption would lose the call.
+        if self._packing is not None or struck_anywhere():
             safely(partial(self._submit, call))
         else:
             self._submit(call)
 
     def _submit(self, call: Call) -> None:
         self.check_limits(call.timeout, call.retries)
+        self._check_open()
+        check_callable(call.function)
+        if self._packing is not None:
+            call.function = self._packing.pack(call)
+            call.blob = call.buffers = None
         with _shield, self._lock:
-            if self._broken is not None:
-                raise anew(self._broken)
-            if self._closed:
-                raise Closed(SHUT)
-            check_callable(call.function)
+            self._check_open()  # packing took time, and ran code of the program
             call.state = TaskState.WAITING
             self._waiting.append(call)
             self._taken += 1
         self._feed()
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise anew(self._broken)
+        if self._closed:
+            raise Closed(SHUT)
 
     def flush(self) -> None:
         """As `Engine.flush`: no call waits for it."""
@@ -113,7 +199,7 @@ class ForeignEngine:
         """As `Engine.check_limits`."""
         if timeout is not None:
             raise ValueError("a foreign executor cannot kill a task: give it calls without timeout=")
-        if retries:
+        if retries and not self._promises.retries:
             raise ValueError(
                 "a foreign executor does not report which task a lost worker ran, so none can run again:"
                 " give it calls without retries="
@@ -179,9 +265,14 @@ class ForeignEngine:
     def counts(self) -> dict[str, int]:
         """As `Engine.counts`; ``running`` is an estimate, because the executor does not report it."""
         with _shield, self._lock:
-            running = min(len(self._given), self.size)
+            workers = self._present()
+            running = min(len(self._given), workers)
             waiting = len(self._waiting) + len(self._given) - running
-            return {"workers": self.size, "running": running, "waiting": waiting, "done": self._done}
+            return {"workers": workers, "running": running, "waiting": waiting, "done": self._done}
+
+    def promises(self) -> PoolPromises:
+        """As `Engine.promises`: those of an executor that has any."""
+        return self._promises
 
     def _is_empty(self) -> bool:
         return self._done == self._taken
@@ -205,7 +296,7 @@ class ForeignEngine:
 
     def _next(self) -> Call | None:
         with _shield, self._lock:
-            if not self._waiting or len(self._given) >= self._window:
+            if not self._waiting or len(self._given) >= (self._window or self._ahead * self.size):
                 self._feeding = False
                 return None
             call = self._waiting.popleft()
@@ -215,8 +306,14 @@ class ForeignEngine:
 
     def _give(self, call: Call) -> None:
         func, args, kwargs = call.take()
+        if self._packing is None:
+            self._hand_on(call, run_call, func, args, kwargs, call.mode)
+        else:
+            self._hand_on(call, run_packed, func)
+
+    def _hand_on(self, call: Call, *what: Any) -> None:
         try:
-            future = self._executor.submit(run_call, func, args, kwargs, call.mode)
+            future = self._executor.submit(*what)
         except Exception as error:
             self._answer(call, None, error)
             if isinstance(error, BrokenExecutor):
@@ -228,9 +325,9 @@ class ForeignEngine:
             terminated = self._terminated
         if terminated:
             future.cancel()
-        future.add_done_callback(partial(self._answered, call))
+        future.add_done_callback(partial(self._answered, call, what))
 
-    def _answered(self, call: Call, future: Future[Any]) -> None:
+    def _answered(self, call: Call, what: tuple[Any, ...], future: Future[Any]) -> None:
         """The executor has ended a call. Runs in a thread of the executor, perhaps under its locks."""
         if future.cancelled():
             # Not cancelled by us. The canceller may hold the lock that `submit` needs: do not submit here.
@@ -239,9 +336,11 @@ class ForeignEngine:
             return
         value: Any = None
         error = future.exception()
-        if isinstance(error, BrokenExecutor) and not isinstance(
-            error, WorkerLost
-        ):  # of one call, not of the executor
+        if isinstance(error, WorkerLost):  # of one call, not of the executor
+            error = self._lost(call, what, error)
+            if error is None:
+                return
+        elif isinstance(error, BrokenExecutor):
             self._break(error)  # some executors report this under the lock that `submit` needs
             self._answer(call, None, error)
             return
@@ -254,6 +353,15 @@ class ForeignEngine:
             self._answer(call, None, call.seen(with_remote_traceback(error)))
         self._feed()
         self._shut_if_over()
+
+    def _lost(self, call: Call, what: tuple[Any, ...], error: WorkerLost) -> WorkerLost | None:
+        """The error of a call whose worker died; None if it is submitted again."""
+        if call.losses < call.retries and call in self._given:
+            call.lose()
+            self._hand_on(call, *what)
+            return None
+        task = what[1].describe() if self._packing is not None else error.task
+        return WorkerLost(error.worker, error.host, error.pid, error.how, task)
 
     def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:
         """Settle a call of the executor, unless `terminate` has settled it."""
@@ -270,7 +378,10 @@ class ForeignEngine:
 
     def _settle(self, call: Call, value: Any, error: BaseException | None) -> None:
         try:
-            call.settle(value, error)
+            if isinstance(value, Answer):
+                call.answered(*value)
+            else:
+                call.settle(value, error)
         finally:
             with _shield, self._lock:
                 self._done += 1

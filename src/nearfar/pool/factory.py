@@ -55,6 +55,7 @@ def make_engine(
     *,
     address: str | None = None,
     executor: futures.Executor | None = None,
+    window: int | None = None,
     limits: Limits = (None, 0),
     lease: float | None = None,
     keys: str | os.PathLike[str] | None = None,
@@ -70,9 +71,11 @@ def make_engine(
     if executor is not None:
         if address is not None:
             raise ValueError("address and executor exclude each other")
-        engine = over(executor, workers, of_an_address)
+        engine = over(executor, workers, of_an_address, window)
         engine.check_limits(*limits)
         return engine
+    if window is not None:
+        raise ValueError("window= would mean nothing without executor=: this pool has workers of its own")
     from nearfar.pool.near_engine import NearEngine
 
     place = access = None
@@ -125,6 +128,7 @@ def connect_engine(
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
     *,
+    limits: Limits = (None, 0),
     wait: float = WAIT,
     daemon: bool = True,
     plain: bool = False,
@@ -133,13 +137,14 @@ def connect_engine(
 ) -> Engine:
     """An engine for the pool at `address`, whose scheme chooses the engine; `daemon` as in `Workers`.
 
-    Raises `AddressError`, `KeysError`.
+    Raises `AddressError`, `KeysError`, `ValueError` for `limits` or options that the engine cannot keep, and
+    `PoolBroken` of an engine that connects at once.
     """
     Workers(initializer=initializer).check(least=1)
     from nearfar.net import schemes
 
     connect: Callable[..., Engine] = schemes.load(schemes.POOLS, address)
-    return connect(
+    engine = connect(
         address,
         initializer,
         tuple(initargs),
@@ -149,6 +154,13 @@ def connect_engine(
         keys=keys,
         insecure=insecure,
     )
+    try:
+        engine.check_limits(*limits)
+    except BaseException:
+        engine.terminate()
+        engine.join()
+        raise
+    return engine
 
 
 def connect_coordinator(
@@ -172,8 +184,14 @@ def connect_coordinator(
     return FarEngine(place, access, initializer, initargs, wait=wait, daemon=daemon, plain=plain)
 
 
-def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -> Engine:
-    """An engine over an executor; a nearfar executor's engine is shared. `given`: the other arguments."""
+def over(
+    executor: futures.Executor, workers: Workers, given: dict[str, bool], window: int | None = None
+) -> Engine:
+    """An engine over an executor; a nearfar executor's engine is shared. `given`: the other arguments.
+    `window` as for `ForeignEngine`.
+    """
+    if window is not None and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"window must be a number of calls, 1 or more, not {window!r}")
     given = given | {
         "initializer": workers.initializer is not None,
         "initargs": bool(tuple(workers.initargs)),
@@ -181,14 +199,20 @@ def over(executor: futures.Executor, workers: Workers, given: dict[str, bool]) -
         "context": workers.context is not None,
         "plain": workers.plain,
     }
+    engine = getattr(executor, "engine", None)
+    if isinstance(engine, Engine):
+        given["window"] = window is not None
     if any(given.values()):
         raise ValueError(f"{named(given)} would be for the executor itself, which has its workers already")
     if not callable(getattr(executor, "submit", None)):
         raise TypeError(f"executor= takes a concurrent.futures.Executor, not {executor!r}")
-    engine = getattr(executor, "engine", None)
     if isinstance(engine, Engine):
         return SharedEngine(engine, executor, workers.processes)
-    return ForeignEngine(executor, workers.processes)
+    if type(executor).__module__ == "distributed.cfexecutor":  # which alone would run calls again
+        from nearfar.pool.dask_executor import over_client
+
+        return over_client(executor._client, workers=workers.processes, window=window)  # type: ignore[attr-defined]
+    return ForeignEngine(executor, workers.processes, window)
 
 
 def count_of(number: Any, name: str, kind: str) -> int | None:

@@ -6,6 +6,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -21,6 +22,7 @@ from nearfar.net.resources import CALLER, make_room
 from nearfar.pool.base_engine import BaseEngine, no_workers, read_initializer_error, travelling_initializer
 from nearfar.pool.call import Call
 from nearfar.pool.codec import pickled, without_pickle
+from nearfar.pool.engine import PoolPromises
 from nearfar.pool.far_client import FarClient
 
 FAREWELL = 2.0
@@ -101,6 +103,10 @@ class FarEngine(BaseEngine):
             "done": self._machine.done,
             "stale": self._machine.stale,
         }
+
+    def promises(self) -> PoolPromises:
+        """As `Engine.promises`."""
+        return replace(super().promises(), survives_killed_coordinator=True)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """As `Work.poll`. If there are unread messages, the next step is due at once."""

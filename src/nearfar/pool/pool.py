@@ -11,7 +11,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 
 from nearfar.coordinator.task import Mode
-from nearfar.pool.engine import Engine, WeakBag, describe, hand_in
+from nearfar.pool.engine import Engine, PoolPromises, WeakBag, describe, hand_in
 from nearfar.pool.factory import WAIT, Workers, connect_engine, make_engine, show
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, InputFeed
 from nearfar.pool.options import CallOptions, ImapOptions, Limits, MapOptions, checked, cut, limits
@@ -50,6 +50,7 @@ class Pool:
         *,
         address: str | None = None,
         executor: futures.Executor | None = None,
+        window: int | None = None,
         retries: int = 0,
         timeout: float | None = None,
         lease: float | None = None,
@@ -66,7 +67,8 @@ class Pool:
         * `address`: workers on other machines may join here; then `processes` may be 0.
         * `executor`: run on this executor instead, which the pool does not shut down; `processes` is then
           the number of its workers, if it does not report it. A foreign executor cannot kill a task, nor
-          report which one a lost worker ran: `timeout` and `retries` are refused.
+          report which one a lost worker ran: `timeout` and `retries` are refused. `window`: calls that it
+          has at once, the others wait here (None: twice the number of its workers; 16 times, over Dask's).
         * `keys`: a folder of keys: processes with these keys may join at `address`; None: the folder in
           ``NEARFAR_KEYS``, or, without that variable, only this user's processes may join. `insecure`: every
           process may. `lease`: seconds of silence after which a remote worker counts as dead (None: 10).
@@ -83,6 +85,7 @@ class Pool:
             workers,
             address=address,
             executor=executor,
+            window=window,
             limits=checked(timeout, retries),
             lease=lease,
             keys=keys,
@@ -124,9 +127,15 @@ class Pool:
         Raises `AddressError`, `KeysError`, and `ItemError` for an initializer that cannot be sent without
         pickle.
         """
-        checked(timeout, retries)
         engine = connect_engine(
-            address, initializer, initargs, wait=wait, plain=plain, keys=keys, insecure=insecure
+            address,
+            initializer,
+            initargs,
+            limits=checked(timeout, retries),
+            wait=wait,
+            plain=plain,
+            keys=keys,
+            insecure=insecure,
         )
         pool = cls.__new__(cls)
         pool._begin(engine, timeout, retries)
@@ -143,6 +152,10 @@ class Pool:
     def address(self) -> str | None:
         """The address where workers may join, or of the coordinator; None for a pool of this process only."""
         return self._engine.address
+
+    def promises(self) -> PoolPromises:
+        """What the pool's engine guarantees: which losses it reports, which options it takes."""
+        return self._engine.promises()
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")

@@ -74,7 +74,8 @@ class WorkerInfo:
     """The worker that runs this task, from `current_worker`."""
 
     slot: int
-    """Its number on its machine, from 0; a replacement has its predecessor's."""
+    """Its number on its machine, from 0; a replacement has its predecessor's. -1 for a worker of another
+    engine, such as Dask's, which has only a name."""
     name: str
     """New at each start."""
     host: str
@@ -90,7 +91,7 @@ def current_worker() -> WorkerInfo | None:
 
 
 def set_current(worker: WorkerInfo) -> None:
-    """Called once, by the worker's process itself."""
+    """Called by the worker's process itself: once, or before each call if another engine started it."""
     global _current
     _current = worker
 

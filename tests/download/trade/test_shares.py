@@ -263,7 +263,7 @@ def test_a_worker_without_pycurl_says_what_to_install(monkeypatch: pytest.Monkey
     def make(options: FetchOptions) -> None:
         raise ImportError("downloading needs pycurl: pip install 'nearfar[download]'")
 
-    monkeypatch.setattr(share, "_kept", {})
+    monkeypatch.setattr(share, "_here", SimpleNamespace())
     monkeypatch.setattr(share, "make_fetcher", make)
     with pytest.raises(Unfit, match=r"worker process \d+ on .*: downloading needs pycurl: pip install"):
         fetch_share(order_of(()))
@@ -273,7 +273,7 @@ def test_a_worker_that_finds_no_queue_says_so(monkeypatch: pytest.MonkeyPatch) -
     def open_request_sender(*_: object, **__: object) -> None:
         raise QueueLost("no host has answered at tcp://h:1 for 1 s")
 
-    monkeypatch.setattr(share, "_kept", {FetchOptions(): None})
+    monkeypatch.setattr(share, "_here", SimpleNamespace(kept=(FetchOptions(), None)))
     monkeypatch.setattr(share, "open_request_sender", open_request_sender)
     with pytest.raises(Unfit, match="no host has answered at tcp://h:1"):
         fetch_share(order_of(()))

@@ -1,0 +1,229 @@
+"""Calls run by a Dask cluster: ``Pool.connect("dask://scheduler:8786")``."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import astuple
+from functools import partial
+from typing import Any, NamedTuple
+
+import distributed
+from distributed.scheduler import KilledWorker
+
+from nearfar.coordinator.state import Initializer
+from nearfar.coordinator.task import Mode
+from nearfar.errors import CoordinatorLost, PoolBroken, WorkerLost
+from nearfar.net.process import new_name
+from nearfar.pool.base_engine import read_initializer_error, travelling_initializer
+from nearfar.pool.codec import pickled
+from nearfar.pool.dask_scheduler import NAME, PREFIX, OnceOnly
+from nearfar.pool.engine import PoolPromises
+from nearfar.pool.engine_worker import Answer, PackedCall, Unprepared, enter, prepare, run_packed
+from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
+from nearfar.worker.lifetime import WorkerInfo
+
+__all__ = ["DaskExecutor", "connect", "over_client"]
+
+AHEAD = 16
+"""Calls in the scheduler for each worker: it passes messages in batches, and starves with few."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at how many workers there are."""
+
+
+def connect(
+    address: str,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    *,
+    wait: float,
+    **options: Any,
+) -> ForeignEngine:
+    """As `factory.connect_engine`, for ``dask://HOST:PORT``, or ``dask://HOST:PORT?window=CALLS``.
+
+    Raises `CoordinatorLost` if no scheduler answers for `wait` seconds, `PoolBroken` if it lacks nearfar.
+    """
+    place, window = foreign_address("dask", address, options)
+    wait_for_listener("Dask scheduler", "dask", place, wait)
+    try:
+        client = distributed.Client(f"tcp://{place}", timeout=wait, set_as_default=False)
+    except OSError as error:
+        raise CoordinatorLost(f"no Dask scheduler answers at {address} after {wait:g} s: {error}") from None
+    try:
+        return over_client(client, initializer, initargs, window=window, close=client.close)
+    except BaseException:
+        client.close()
+        raise
+
+
+def over_client(
+    client: Any,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    *,
+    workers: int | None = None,
+    window: int | None = None,
+    close: Callable[[], object] = lambda: None,
+) -> ForeignEngine:
+    """An engine over a `distributed.Client`; `close` is called at its end. Raises as `connect`."""
+    codec, name = pickled(far=True, main={}), new_name()
+    first = travelling_initializer(codec, initializer, initargs)
+    executor = DaskExecutor(client, name, first, partial(read_initializer_error, codec), close)
+    return ForeignEngine(executor, workers, window, ahead=AHEAD, owned=True, packing=Packing(name, codec))
+
+
+class Refused(NamedTuple):
+    """Comes instead of an answer: the call has begun before, in this worker."""
+
+    worker: WorkerInfo
+
+
+class Moved(Exception):
+    """The call is not this worker's any more: nobody sees this."""
+
+
+class DaskExecutor(Executor):
+    """Submits packed calls to a Dask cluster, where each begins once at most.
+
+    A call whose worker died ends with `WorkerLost`. All end with `CoordinatorLost` once the connection to the
+    scheduler is lost, as Dask gives them up then.
+    """
+
+    promises = PoolPromises(
+        "dask",
+        crosses_machines=True,
+        reports_losses=True,
+        runs_once=True,
+        retries=True,
+        initializers=True,
+        names_workers=True,
+    )
+
+    def __init__(
+        self,
+        client: Any,
+        name: str,
+        initializer: Initializer | None,
+        read_error: Callable[[bytes], BaseException],
+        close: Callable[[], object],
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._read_error = read_error
+        self._close_client = close
+        self._prepared = initializer is not None
+        self._process = os.getpid()
+        self._numbers = itertools.count()
+        self._lock = threading.RLock()  # a garbage collection inside may end the same pool
+        self._closing: threading.Thread | None = None
+        try:
+            client.register_plugin(OnceOnly(), name=NAME)
+            if initializer is not None:
+                first = (
+                    initializer.function,
+                    initializer.blob,
+                    [bytes(each) for each in initializer.buffers],
+                )
+                client.sync(client.scheduler.nearfar_offer, client=client.id, pool=name, initializer=first)
+        except Exception as error:
+            raise PoolBroken(
+                f"the Dask scheduler at {client.scheduler.address} does not take the plugin that lets each"
+                f" call run once; its Python needs this version of nearfar: {error!r}"
+            ) from error
+        self._max_workers: int = sum(client.nthreads().values())
+        """Threads of all workers, as of the last look: so many calls run at once."""
+        # Callbacks may wait, and Dask's own thread must not: it sends the heartbeats.
+        self._callbacks = ThreadPoolExecutor(1, "nearfar-dask")
+        self._loop = client.loop.asyncio_loop
+        self._looking = asyncio.run_coroutine_threadsafe(self._look(), self._loop)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As `Executor.submit`, only for ``run_packed(call)``."""
+        assert fn is run_packed, "this executor is only for ForeignEngine"
+        (call,) = args
+        key = f"{PREFIX}{call.describe()}-{self._name}-{next(self._numbers)}"
+        given = self._client.submit(run_once, key, call, self._prepared, key=key, pure=False)
+        outcome: Future[Any] = Future()
+        asyncio.run_coroutine_threadsafe(self._follow(given, outcome), self._loop)
+        return outcome
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown`. Calls that run go on, and their outcomes are dropped."""
+        if self._process != os.getpid() or sys.is_finalizing():  # then no thread can be started any more
+            return
+        with self._lock:
+            if self._closing is None:  # in a thread: this may be a callback, or Dask's own thread
+                self._closing = threading.Thread(target=self._close, name="nearfar-dask-end")
+                self._closing.start()
+        if wait:
+            self._closing.join()
+
+    def _close(self) -> None:
+        self._looking.cancel()
+        with suppress(Exception):  # the scheduler is gone
+            self._close_client()
+        self._callbacks.shutdown()
+
+    async def _follow(self, given: Any, outcome: Future[Any]) -> None:
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            value = await given
+        except KilledWorker as death:
+            last = death.last_worker
+            error = WorkerLost(str(last.name), last.host, last.pid, "was lost")
+        except (asyncio.CancelledError, CancelledError) as lost:
+            error = CoordinatorLost(f"Dask has given up the call: {lost or 'its client was closed'}")
+        except Exception as other:
+            error = other
+        match value:
+            case Refused(worker):
+                error = WorkerLost(worker.name, worker.host, worker.pid, "was lost")
+            case Unprepared(blob):
+                error = self._read_error(blob)
+        with suppress(RuntimeError):  # the pool was terminated
+            if error is None:
+                self._callbacks.submit(outcome.set_result, value)
+            else:
+                self._callbacks.submit(outcome.set_exception, error)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            with suppress(Exception):  # it connects again, or every call ends
+                self._max_workers = sum((await self._client.nthreads()).values())
+
+
+def run_once(key: str, call: PackedCall, prepared: bool) -> Answer | Refused | Unprepared:
+    """Run a call in a worker of Dask, unless it has begun before; if `prepared`, after the initializer."""
+    worker = distributed.get_worker()
+    me = WorkerInfo(-1, str(worker.name), socket.gethostname(), os.getpid())
+    allowed, other = ask(
+        worker, worker.scheduler.nearfar_begin, key=key, worker=worker.address, me=astuple(me)
+    )
+    if not allowed:
+        if other is None:
+            raise Moved(key)
+        return Refused(WorkerInfo(*other))
+    enter(me)
+
+    def read() -> PackedCall:
+        return PackedCall(
+            call.client, Mode.PREPARE, *ask(worker, worker.scheduler.nearfar_initializer, pool=call.client)
+        )
+
+    if prepared and (error := prepare(call.client, read)) is not None:
+        return Unprepared(error)
+    return run_packed(call)
+
+
+def ask(worker: Any, handler: Callable[..., Any], /, **message: Any) -> Any:
+    """Ask the scheduler from a thread of a worker."""
+    return distributed.utils.sync(worker.loop, handler, **message)

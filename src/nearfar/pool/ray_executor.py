@@ -1,0 +1,210 @@
+"""Calls run by a Ray cluster: ``Pool.connect("ray://head:10001")``, the address of its Ray Client server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import grpc  # noqa: F401, Ray's client needs it, and its own error is longer
+import ray
+from ray import exceptions
+
+from nearfar.coordinator.state import Initializer
+from nearfar.coordinator.task import Mode
+from nearfar.errors import CoordinatorLost, WorkerLost
+from nearfar.net.process import new_name
+from nearfar.pool.base_engine import read_initializer_error, travelling_initializer
+from nearfar.pool.codec import pickled
+from nearfar.pool.engine import PoolPromises
+from nearfar.pool.engine_worker import Answer, PackedCall, Unprepared, enter, prepare, run_packed
+from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
+from nearfar.worker.lifetime import WorkerInfo
+
+__all__ = ["RayExecutor", "connect"]
+
+AHEAD = 16
+"""Calls in the cluster for each CPU."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at how many CPUs there are."""
+_LOST = (
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+    exceptions.OutOfMemoryError,
+    exceptions.ObjectLostError,
+)
+
+
+def connect(
+    address: str,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    *,
+    wait: float,
+    **options: Any,
+) -> ForeignEngine:
+    """As `factory.connect_engine`, for ``ray://HOST:PORT``, or ``ray://HOST:PORT?window=CALLS``.
+
+    Raises `CoordinatorLost` if no Ray Client server answers for `wait` seconds.
+    """
+    place, window = foreign_address("ray", address, options)
+    until = time.monotonic() + wait
+    wait_for_listener("Ray Client server", "ray", place, wait)
+    codec, name = pickled(far=True, main={}), new_name()
+    first = travelling_initializer(codec, initializer, initargs)
+    read_error = partial(read_initializer_error, codec)
+    executor = RayExecutor(f"ray://{place}", name, first, read_error, until)
+    return ForeignEngine(executor, None, window, ahead=AHEAD, owned=True, packing=Packing(name, codec))
+
+
+class RayExecutor(Executor):
+    """Submits packed calls to a Ray cluster, one for each CPU at a time; Ray runs none of them again.
+
+    A call whose worker died ends with `WorkerLost`. All end with `CoordinatorLost` once the connection is
+    lost. The end of this executor ends its job in the cluster, with the calls that run.
+    """
+
+    promises = PoolPromises(
+        "ray",
+        crosses_machines=True,
+        reports_losses=True,
+        runs_once=True,
+        retries=True,
+        initializers=True,
+        names_workers=True,
+        ends_running=True,
+    )
+
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        initializer: Initializer | None,
+        read_error: Callable[[bytes], BaseException],
+        until: float,
+    ) -> None:
+        """`until`: when to give up connecting, of `time.monotonic`. Raises `CoordinatorLost`."""
+        self._address = address
+        self._read_error = read_error
+        self._process = os.getpid()
+        self._ended = threading.Event()
+        self._lock = threading.RLock()  # a garbage collection inside may end the same pool
+        self._closing: threading.Thread | None = None
+        self._max_workers = 0
+        """CPUs of the cluster, as of the last look."""
+        # Ray's client has a state for each thread: a thread of its own leaves the program's alone.
+        self._ray = ThreadPoolExecutor(1, "nearfar-ray")
+        self._callbacks = ThreadPoolExecutor(1, "nearfar-ray-callbacks")
+        while True:  # a head under load gives a client up that it could not serve within half a minute
+            try:
+                self._ray.submit(self._begin, name, initializer).result()
+                break
+            except (OSError, RuntimeError, exceptions.RaySystemError) as error:
+                if time.monotonic() >= until:
+                    self._ray.shutdown()
+                    said = " ".join(str(error).split())
+                    raise CoordinatorLost(f"no Ray Client server can be used at {address}: {said}") from None
+        self._looking = threading.Thread(target=self._look, name="nearfar-ray-look", daemon=True)
+        self._looking.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As `Executor.submit`, only for ``run_packed(call)``."""
+        assert fn is run_packed, "this executor is only for ForeignEngine"
+        (call,) = args
+        outcome: Future[Any] = Future()
+        self._ray.submit(self._send, call, outcome)
+        return outcome
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown`. Calls that run are ended."""
+        if self._process != os.getpid() or sys.is_finalizing():  # then no thread can be started any more
+            return
+        with self._lock:
+            if self._closing is None:  # in a thread: this may be a callback
+                self._closing = threading.Thread(target=self._close, name="nearfar-ray-end")
+                self._closing.start()
+        if wait:
+            self._closing.join()
+
+    def _close(self) -> None:
+        self._ended.set()
+        self._looking.join()
+        self._ray.submit(self._end)
+        self._ray.shutdown()
+        self._callbacks.shutdown()
+
+    # -- in the thread of Ray's client -------------------------------------------------------------
+
+    def _begin(self, name: str, initializer: Initializer | None) -> None:
+        self._context = ray.init(self._address, allow_multiple=True)
+        self._context.__enter__()
+        # Not the functions of `ray` itself: without a connection, those start a cluster on this machine.
+        self._client = ray.util.client.ray
+        self._run = self._client.remote(max_retries=0, num_cpus=1)(run_in_ray)
+        self._first: list[Any] = []
+        if initializer is not None:
+            buffers = [bytes(each) for each in initializer.buffers]
+            packed = PackedCall(name, Mode.PREPARE, initializer.function, initializer.blob, buffers)
+            self._first.append(self._client.put(packed))
+        self._count()
+
+    def _count(self) -> None:
+        self._max_workers = int(self._client.cluster_resources().get("CPU", 0))
+
+    def _send(self, call: PackedCall, outcome: Future[Any]) -> None:
+        try:
+            answer = self._run.options(name=call.describe()).remote(call, self._first)
+            answer.future().add_done_callback(partial(self._answered, outcome))
+        except Exception as error:
+            self._tell(outcome, None, error)
+
+    def _end(self) -> None:
+        with suppress(Exception):  # the cluster is gone
+            self._context.__exit__()
+            self._context.disconnect()
+
+    # -- in other threads --------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_EVERY):
+            with suppress(Exception):  # the cluster is gone: then every call ends
+                self._ray.submit(self._count).result()
+
+    def _answered(self, outcome: Future[Any], answer: Future[Any]) -> None:
+        error = answer.exception()
+        self._tell(outcome, answer.result() if error is None else None, error)
+
+    def _tell(self, outcome: Future[Any], value: Any, error: BaseException | None) -> None:
+        if isinstance(error, _LOST):
+            how = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            error = WorkerLost(f"of {self._address}", "", 0, f"was lost: {how}")
+        elif isinstance(error, ConnectionError):
+            error = CoordinatorLost(
+                f"the connection to {self._address} is lost: {' '.join(str(error).split())}"
+            )
+        elif isinstance(value, Unprepared):
+            error = self._read_error(value.error)
+        with suppress(RuntimeError):  # the pool was terminated
+            if error is None:
+                self._callbacks.submit(outcome.set_result, value)
+            else:
+                self._callbacks.submit(outcome.set_exception, error)
+
+
+def run_in_ray(call: PackedCall, first: list[Any]) -> Answer | Unprepared:
+    """Run a call in a worker of Ray, after the initializer to which `first` refers, if there is one."""
+    name = str(ray.get_runtime_context().get_worker_id())
+    enter(WorkerInfo(-1, name, socket.gethostname(), os.getpid()))
+    for reference in first:
+        error = prepare(call.client, lambda: ray.get(reference))  # noqa: B023
+        if error is not None:
+            return Unprepared(error)
+    return run_packed(call)
