@@ -13,7 +13,7 @@ import pytest
 
 from nearfar import CoordinatorLost, InitializerFailed, Pool, WorkerLost
 from tests.pool import tasks
-from tests.pool.places import free_port, traced, traces
+from tests.pool.places import free_port, traces
 from tests.pool.test_dask_kills import begin, note, once, outcome, refuse, whoami
 from tests.support import ray_cluster
 from tests.support.shell import alive
@@ -107,20 +107,3 @@ def test_nobody_answers() -> None:
         CoordinatorLost, match=r"no Ray Client server answers at ray://127\.0\.0\.1:\d+ after 0\.2 s"
     ):
         Pool.connect(free_port().replace("tcp", "ray"), wait=0.2)
-
-
-def test_a_killed_cluster_ends_all_calls(cluster: ray_cluster.Cluster, tmp_path: Path) -> None:
-    """The last test: one machine has the ports for one Ray Client server only."""
-    path, gate = tmp_path / "trace", tmp_path / "gate"
-    with Pool.connect(cluster.address) as pool:
-        results = [pool.apply_async(note, (str(path), number, 0, str(gate))) for number in range(40)]
-        assert traced(path, 2, 60)
-        cluster.kill()
-        for result in results:
-            with pytest.raises((CoordinatorLost, WorkerLost)):  # some may be told of their worker's end first
-                result.get(120)
-        with pytest.raises(CoordinatorLost):
-            pool.apply(int)
-        gate.touch()
-    pool.join()
-    assert len(set(traces(path))) == len(traces(path))

@@ -164,7 +164,8 @@ class RayExecutor(Executor):
             answer = self._run.options(name=call.describe()).remote(call, self._first)
             answer.future().add_done_callback(partial(self._answered, outcome))
         except Exception as error:
-            self._tell(outcome, None, error)
+            lost = not self._client.is_connected()
+            self._tell(outcome, None, ConnectionError(*error.args) if lost else error)
 
     def _end(self) -> None:
         with suppress(Exception):  # the cluster is gone
