@@ -67,6 +67,9 @@ TRUSTED = {
     ("nearfar.queues.pipe", "multiprocessing.queues.Queue"): "its pipe and locks; its get is overridden",
     ("nearfar.queues.pipe", "multiprocessing.get_context"): "makes semaphores",
     ("nearfar.queues.pipe", "multiprocessing.connection.Connection"): TYPE,
+    ("nearfar.pool.dask_executor", ".Client()"): (
+        "Dask's own client: the program chose that cluster, which reads and sends pickles (docs/engines.md)"
+    ),
     # the contrast: what is compared is the standard's, between a measurement and its children
     ("nearfar.net.sockets", ".recv()"): "ZeroMQ's own, which gives bytes",
     ("nearfar.contrast.faults", ".recv()"): "a parent or a child of ours at the other end of a pipe",

@@ -152,9 +152,7 @@ def test_killed_commands_join_in_again(make_troop: Maker, transport: str, alone:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("transport", "alone"), [("tcp", True), ("ipc", False), pytest.param("redis", True, marks=needed)]
-)
+@pytest.mark.parametrize(("transport", "alone"), [("tcp", True), ("ipc", False)])
 @pytest.mark.parametrize("seed", [0])
 def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, alone: bool) -> None:
     troop = make_troop(5000, seed, transport, alone=alone, wait=3.0)
@@ -165,10 +163,7 @@ def test_5000_files_survive_kills(make_troop: Maker, seed: int, transport: str, 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("seed", "transport", "alone"),
-    [
-        *((seed, "ipc" if seed % 2 else "tcp", seed % 4 < 2) for seed in chosen_seeds("0-7")),
-        *(pytest.param(seed, "redis", True, marks=needed) for seed in chosen_seeds("0-3")),
-    ],
+    [(seed, "ipc" if seed % 2 else "tcp", seed % 4 < 2) for seed in chosen_seeds("0-7")],
 )
 def test_killed_commands_join_in_again_whenever(
     make_troop: Maker, seed: int, transport: str, alone: bool
