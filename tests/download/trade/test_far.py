@@ -13,6 +13,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, free_port, saved_in, serve
 from tests.download.trade.gate import Gate
+from tests.download.trade.moments import Moments, saved_names
 from tests.support import redis_server
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -93,18 +94,20 @@ def test_after_both_commands_were_killed_the_same_ones_go_on(web: Web, commands:
     gate = Gate(web, after=FILES // 2)
     host, producer = commands.host("-o", "a"), commands.produce(web)
     assert gate.reached.wait(30)
-    assert eventually(lambda: bool(saved_in(commands.folder / "a")))
-    host.kill()
-    producer.kill()
+    assert eventually(lambda: bool(saved_names(commands.folder / "a")))
+    for process in (host, producer):
+        process.kill()
+        process.wait()
+    moments = Moments(web, commands.folder / "a")
+    moments.note()
     gate.open()
-    had = len(web.log)
     host, producer = commands.host("-o", "a"), commands.produce(web)
     code, said = ended(producer)
     assert code == Exit.OK
     assert said.startswith("201 urls: ")
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
-    assert len(web.log) - had < len(ALL)
+    assert moments.fetched_again() == []
 
 
 def test_an_empty_list_is_an_end_for_the_consumer_too(commands: Commands) -> None:
