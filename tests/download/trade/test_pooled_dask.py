@@ -11,7 +11,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
-from tests.download.trade.test_pooled import fetched_again
+from tests.download.trade.moments import Moments
 from tests.pool.places import free_port
 from tests.support import dask_cluster
 from tests.support.web import Web
@@ -58,8 +58,10 @@ def test_what_a_killed_worker_had_saved_counts_as_saved(
 ) -> None:
     """Files of its share are there when the share runs again, but this run has saved them."""
     gate = Gate(web, after)
+    moments = Moments(web, commands.folder / "a")
     host, producer = commands.host("-o", "a"), commands.produce(web, "--pool", cluster.address)
     assert gate.reached.wait(60)
+    moments.note()
     cluster.kill_worker("w0")
     cluster.kill_worker("w1")
     gate.open()
@@ -67,13 +69,14 @@ def test_what_a_killed_worker_had_saved_counts_as_saved(
     assert ended(producer) == (Exit.OK, SAVED)
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
-    assert fetched_again(web, commands.folder / "a") == []
+    assert moments.fetched_again() == []
 
 
 def test_an_interrupted_producer_goes_on_when_run_again(
     web: Web, commands: Commands, cluster: dask_cluster.Cluster
 ) -> None:
     gate = Gate(web, 20)
+    moments = Moments(web, commands.folder / "a")
     host = commands.host("-o", "a", "--expected-producers", "2")
     producer = commands.produce(web, "--pool", cluster.address)
     assert gate.reached.wait(60)
@@ -81,10 +84,11 @@ def test_an_interrupted_producer_goes_on_when_run_again(
     gate.open()
     code, said = ended(producer)
     assert (code, " left" in said) == (Exit.INTERRUPTED, True)
+    moments.note()
     assert ended(commands.produce(web, "--pool", cluster.address))[0] == Exit.OK
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
-    assert fetched_again(web, commands.folder / "a") == []
+    assert moments.fetched_again() == []
 
 
 def test_a_scheduler_that_is_away_is_said_in_a_sentence(web: Web, commands: Commands) -> None:
