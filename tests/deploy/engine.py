@@ -50,16 +50,18 @@ class Tour:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        both = ("--profile", "hosted", "--profile", "redis")
         subprocess.run(
-            [*self._compose, "down", "--volumes", "--timeout", "1"],
+            [*self._compose, *both, "down", "--volumes", "--timeout", "1"],
             cwd=ROOT, env=self._environment, capture_output=True, timeout=ORDER, check=False,
         )  # fmt: skip
 
-    def up(self, said: Path, *options: str) -> subprocess.Popen[bytes]:
+    def up(self, said: Path, *options: str, profile: str = "") -> subprocess.Popen[bytes]:
         """``docker compose up``, with its output in a file."""
+        chosen = ("--profile", profile) if profile else ()
         with said.open("wb") as out:
             return subprocess.Popen(
-                [*self._compose, "up", *options],
+                [*self._compose, *chosen, "up", *options],
                 cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
 

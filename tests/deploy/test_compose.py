@@ -1,10 +1,15 @@
-"""``docker compose up`` for real: scaled, with containers killed in the middle; again; with a spoilt file."""
+"""``docker compose up`` for real: scaled, with containers killed in the middle; again; with a spoilt file.
+
+And in Redis, with its server killed: ``redis:7-alpine`` is pulled, unless ``REDIS_IMAGE`` names another.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +23,15 @@ PICTURES = 900
 MIDDLE = 100
 """Files that are saved when containers are killed."""
 SCALED = ("--build", "--scale", "worker=3", "--scale", "consumer=3")
-SPOIL = "printf x | dd of=$(ls /downloads/*.png | head -n 1) conv=notrunc bs=1 seek=100 2>/dev/null"
+REDIS = os.environ.get("REDIS_IMAGE", "redis:7-alpine")
+KILL_SERVER = "kill -9 $(pidof redis-server)"
+SPOIL = """
+file=$(ls /downloads/*.png | head -n 1)
+touch -r "$file" /tmp/time
+printf x | dd of="$file" conv=notrunc bs=1 seek=100 2>/dev/null
+touch -r /tmp/time "$file"
+"""
+"""As a disk would: a file that was written later would be read, and fetched again."""
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(2 * BUILD)]
 
@@ -31,9 +44,9 @@ def tour(request: pytest.FixtureRequest) -> Iterator[Tour]:
         yield tour
 
 
-def saved(tour: Tour) -> int:
+def saved(tour: Tour, consumer: str = "consumer") -> int:
     """The number of files with their final names."""
-    return tour.within("consumer", "find", "/downloads", "-name", "*.png").count("\n")
+    return tour.within(consumer, "find", "/downloads", "-name", "*.png").count("\n")
 
 
 def guarded(tour: Tour, container: str) -> dict[str, object]:
@@ -122,3 +135,57 @@ def test_an_interrupted_tour_ends_properly_and_can_be_continued(tour: Tour, tmp_
     assert again.wait(BUILD) == 0, log.read_text()
     rest = PICTURES - int(done)
     assert f"{PICTURES} urls: {rest} saved, {done} already there, 0 failed" in tour.said("producer")
+
+
+def test_the_tour_in_redis_succeeds_though_its_server_is_killed(tour: Tour, tmp_path: Path) -> None:
+    """The engine starts the server again if its process is killed; I start it again after ``docker kill``."""
+    if subprocess.run(["docker", "image", "inspect", REDIS], capture_output=True, timeout=ORDER).returncode:
+        pull = subprocess.run(["docker", "pull", REDIS], capture_output=True, timeout=BUILD, text=True)
+        if pull.returncode:
+            pytest.skip(f"{REDIS} cannot be pulled: {pull.stderr}")
+    log = tmp_path / "log.txt"
+    up = tour.up(log, "--build", profile="redis")
+    try:
+        assert eventually(lambda: saved(tour, "redis-consumer") >= MIDDLE or up.poll() is not None, BUILD), (
+            log.read_text()
+        )
+        (server,) = tour.containers("redis")
+        assert guarded(tour, server) == {
+            "user": "10001:10001",
+            "read only": True,
+            "dropped": ["ALL"],
+            "may gain": False,
+            "writes keys": False,
+        }
+        tour.docker("exec", server, "sh", "-c", KILL_SERVER)
+        assert eventually(lambda: restarts(tour, server) == 1, ORDER), log.read_text()
+        assert eventually(lambda: saved(tour, "redis-consumer") >= 2 * MIDDLE, BUILD), log.read_text()
+        tour.docker("kill", server)
+        assert exit_code(tour, server) == "137"
+        assert saved(tour, "redis-consumer") < PICTURES
+        tour.docker("start", server)
+        assert up.wait(BUILD) == 0, log.read_text()
+    finally:
+        up.kill()
+        up.wait()
+    assert tour.containers("queue") == tour.containers("consumer") == []
+    assert exit_code(tour, server) == "0"
+    assert f"{PICTURES} urls: {PICTURES} saved, 0 already there, 0 failed" in tour.said("redis-producer")
+    assert f"{PICTURES} of {PICTURES} urls saved and verified" in tour.said("redis-report")
+    done = [
+        re.findall(r"(?m)^(\d+) saved \(", tour.docker("logs", each))
+        for each in tour.containers("redis-consumer")
+    ]
+    assert sum(int(count) for (count,) in done) == PICTURES
+
+    again = tour.up(log, profile="redis")
+    assert again.wait(BUILD) == 0, log.read_text()
+    assert f"{PICTURES} urls: 0 saved, {PICTURES} already there, 0 failed" in tour.said("redis-producer")
+
+
+def restarts(tour: Tour, container: str) -> int:
+    """How often the engine has started it again by itself, where it runs now."""
+    running, count = tour.docker(
+        "inspect", "--format", "{{.State.Running}} {{.RestartCount}}", container
+    ).split()
+    return int(count) if running == "true" else -1
