@@ -22,6 +22,9 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_copy_source = False
+# nearfar-contrast.html, which docs/contrast.md shows. On a quiet machine with redis-server, this makes it:
+# nearfar contrast -o docs/_extra/nearfar-contrast.html
+html_extra_path = ["_extra"]
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 
@@ -47,6 +50,8 @@ def as_site(text: str, above: bool) -> str:
     `above`: it stands in the repository's top folder. A link to a file that does not exist is an error.
     """
     text = re.sub(r"^\[!\[.*\n", "", text, flags=re.MULTILINE)
+    # Files of html_extra_path are in the site's top folder; a link of Markdown would lead to a second copy.
+    text = re.sub(r"\[([^]]+)\]\((?:docs/)?_extra/([\w.-]+)\)", r'<a href="\2">\1</a>', text)
 
     def link(found: re.Match[str]) -> str:
         target, anchor = found[1], found[2] or ""

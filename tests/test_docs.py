@@ -50,6 +50,13 @@ def test_every_source_file_that_it_names_exists(page: Path) -> None:
     assert [file for file in found if not any((place / file).exists() for place in places)] == []
 
 
+def test_the_page_of_the_contrast_is_whole_and_small() -> None:
+    page = ROOT / "docs" / "_extra" / "nearfar-contrast.html"
+    text = page.read_text(encoding="utf-8")
+    assert text.endswith("</html>\n") and "The contestants" in text
+    assert page.stat().st_size < 300_000
+
+
 def test_every_promise_names_its_proof() -> None:
     page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ") and "proved by" not in line]

@@ -63,6 +63,14 @@ def test_parts_and_amounts_can_be_chosen(asked: Asked, capsys: pytest.CaptureFix
     assert document["settings"]["rounds"] == QUICK.rounds
 
 
+def test_without_a_redis_server_the_page_says_that_redis_is_left_out(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert contrast.main(["--only", "pool"]) == 0
+    assert "redis is left out: it needs redis-server" in Path("nearfar-contrast.html").read_text("utf-8")
+
+
 def test_a_measurement_without_a_result_is_exit_code_1(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,8 +17,10 @@ PACE = {
     names.NEAR: 0.9,
     names.FAR_IPC: 2.1,
     names.FAR_TCP: 0.02,
+    names.REDIS: 0.5,
 }
 """How quick each contestant is made out to be."""
+HOSTED = (names.FAR_IPC, names.FAR_TCP, names.REDIS)
 LOSSES = {names.QUEUE: (1, 0), names.RAW: (889, 0), names.NEAR: (0, 1000), names.FAR_IPC: (0, 0)}
 """Lost and stuck, of 2,000."""
 
@@ -26,7 +28,7 @@ LOSSES = {names.QUEUE: (1, 0), names.RAW: (889, 0), names.NEAR: (0, 1000), names
 def outcomes(parts: Sequence[str] = PARTS, settings: Settings = QUICK) -> list[MeasurementOutcome]:
     return [
         MeasurementOutcome(each, made_up(each))
-        for group in plan(parts, settings)
+        for group in plan(parts, settings, names.QUEUES)
         for each in group.measurements
     ]
 
@@ -34,9 +36,20 @@ def outcomes(parts: Sequence[str] = PARTS, settings: Settings = QUICK) -> list[M
 def sample(
     parts: Sequence[str] = PARTS, *, extra: Sequence[MeasurementOutcome] = (), load: float = 0.0
 ) -> dict[str, Any]:
-    """As `runner.document` makes it."""
+    """As `runner.document` makes it on a machine with a Redis server."""
     all_outcomes = [*outcomes(parts), *extra]
-    return document(QUICK, all_outcomes, planned=len(all_outcomes), took=42.0, load=load)
+    made = document(QUICK, all_outcomes, planned=len(all_outcomes), took=42.0, load=load)
+    made["machine"]["redis"] = "7.0.15"
+    return made
+
+
+def without_redis() -> dict[str, Any]:
+    """As `sample`, on a machine without a Redis server."""
+    made = sample()
+    made["outcomes"] = [each for each in made["outcomes"] if each["contestant"] != names.REDIS]
+    made["planned"] = len(made["outcomes"])
+    made["machine"]["redis"] = ""
+    return made
 
 
 def made_up(job: Measurement) -> Any:
@@ -60,7 +73,7 @@ def made_up(job: Measurement) -> Any:
     if job.work == "latency":
         return {"microseconds": tail(pace)}
     if job.work == "memory":
-        return {"producer": 1100.0, "consumer": 2.0} | ({"host": 1080.0} if "far" in job.contestant else {})
+        return {"producer": 1100.0, "consumer": 2.0} | ({"host": 1080.0} if job.contestant in HOSTED else {})
     if job.work == "start-up":
         return {"milliseconds": 150.0 / pace, "interpreter": 20.0}
     if job.part == "download":
@@ -92,7 +105,7 @@ def fault(job: Measurement) -> dict[str, Any]:
         "received": 2000 - lost - stuck,
         "lost": lost,
         "stuck": stuck,
-        "duplicated": int("far" in job.contestant),
+        "duplicated": int(job.contestant in HOSTED),
         "pause": 0.2,
         "stuck_for": 2.5 if stuck else 0.0,
     }

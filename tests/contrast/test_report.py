@@ -14,7 +14,7 @@ from nearfar.contrast.report_model import PROMISES, Format, promise_table, queue
 from nearfar.contrast.runner import PARTS, MeasurementOutcome
 from nearfar.contrast.settings import POINTS, QUICK, Measurement, percentiles, ratios, spread
 from nearfar.queues.base import Promises
-from tests.contrast.sample import outcomes, sample
+from tests.contrast.sample import HOSTED, outcomes, sample, without_redis
 
 pytestmark = pytest.mark.pure
 
@@ -80,7 +80,7 @@ def test_a_single_lost_item_of_many_can_be_seen() -> None:
 def test_every_colour_that_is_used_is_in_the_style_sheet() -> None:
     html = page(build_report(sample()))
     kinds = set(re.findall(r'class="(?:dot )?fill (\w+)"', html)) | {"standard"}
-    assert kinds >= {"near", "ipc", "tcp", "raw", "lost", "stuck", "received"}
+    assert kinds >= {"near", "ipc", "tcp", "redis", "raw", "lost", "stuck", "received"}
     assert [kind for kind in kinds if f".fill.{kind}" not in html] == []
 
 
@@ -118,9 +118,10 @@ def test_faults_show_the_worst_trial_and_say_how_often() -> None:
         names.NEAR: "1,000 stuck (1 of 2 trials)",
         names.FAR_IPC: "all arrived, 1 handled twice",
         names.FAR_TCP: "all arrived, 1 handled twice",
+        names.REDIS: "all arrived, 1 handled twice",
     }
     last = report.sections[0].figures[0].chart.groups[-1]  # type: ignore[union-attr]
-    assert [row.name for row in last.rows] == [names.FAR_IPC, names.FAR_TCP]
+    assert [row.name for row in last.rows] == list(HOSTED)
 
 
 def test_findings_are_as_the_figures_came_out() -> None:
@@ -128,6 +129,7 @@ def test_findings_are_as_the_figures_came_out() -> None:
     assert "PUSH/PULL lost 3,556 and left 0 stuck, of 8,000" in said
     assert "PUSH/PULL lost 889 and left 0 stuck, of 2,000" in said
     assert "far lost 0 and left 0 stuck, of 20,000" in said
+    assert "redis lost 0 and left 0 stuck, of 10,000" in said
     assert "100 B 0.02×, 1.91 k/s; 10 KiB 0.02×, 187/s; 1 MiB 0.02×, 2/s" in said  # noqa: RUF001 - the sign that is meant
     assert "8.81 ms far tcp (50×)" in said  # noqa: RUF001
     assert "multiprocessing.Pool 0 and 1" in said
@@ -199,6 +201,27 @@ def test_the_table_of_promises_is_what_the_queues_say() -> None:
     answers = {row[0]: row[1:] for row in table.rows}
     assert answers[PROMISES["redelivers"]] == ["no", "yes", "yes"]
     assert answers[PROMISES["crosses_machines"]] == ["no", "no", "yes"]
+
+
+def test_a_page_with_redis_shows_its_promises_and_version() -> None:
+    report = build_report(sample())
+    assert report.promises.heads == ["", names.NEAR, names.FAR_IPC, names.FAR_TCP, names.REDIS]
+    answers = {row[0]: row[-1] for row in report.promises.rows}
+    assert answers[PROMISES["durable"]] == answers[PROMISES["confirms_puts"]] == "yes"
+    assert "redis-server 7.0.15" in dict(report.setting)["libraries"]
+    assert "redis is left out" not in page(report)
+
+
+def test_without_a_redis_server_redis_is_left_out_and_the_method_says_so() -> None:
+    report = build_report(without_redis())
+    said = html_text(page(report))
+    assert "redis is left out: it needs redis-server on the PATH, and pip install 'nearfar[redis]'." in said
+    assert names.REDIS not in report.promises.heads
+    tables = [table for _, table in report.summary]
+    tables += [figure.table for section in report.sections for figure in section.figures]
+    assert [row for table in tables for row in table.rows if row[0] == names.REDIS] == []
+    assert "redis-server" not in dict(report.setting)["libraries"]
+    parsed(page(report))
 
 
 def test_the_page_says_where_and_how_and_what_not() -> None:

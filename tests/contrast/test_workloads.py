@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
+from nearfar import Queue
 from nearfar.contrast import settings as names
 from nearfar.contrast.faults import FAULTS
 from nearfar.contrast.pools import WORKER_DEATHS
+from nearfar.contrast.redis_server import redis_server
 from nearfar.contrast.runner import MeasurementGroup, MeasurementOutcome, MeasurementRunner, perform, plan
-from nearfar.contrast.settings import KIB, QUICK, Measurement
+from nearfar.contrast.settings import KIB, QUICK, Measurement, Settings
+from nearfar.contrast.transports import TRANSPORTS, contestants
 from nearfar.contrast.workloads import batch_of, put_modes
+from nearfar.queues.redis import promises_of
 
 TINY = replace(
     QUICK,
@@ -36,6 +40,9 @@ TINY = replace(
     limit=50.0,
 )
 
+PATIENT = replace(TINY, quiet=30.0)
+"""For trials of which every item arrives, and which end then, however slow the machine is."""
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -44,7 +51,11 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-FAR = {names.FAR_IPC, names.FAR_TCP}
+QUEUES = contestants()
+HOSTED = {name for name in QUEUES if TRANSPORTS[name].hosted}
+needs_redis = pytest.mark.skipif(
+    names.REDIS not in QUEUES, reason="there is no redis-server, or nearfar[redis] is not installed"
+)
 
 
 def here(job: Measurement, folder: Path) -> Any:
@@ -58,13 +69,13 @@ def here(job: Measurement, folder: Path) -> Any:
 
 
 def by_queue(part: str, work: str, folder: Path) -> dict[str, Any]:
-    return {name: here(Measurement(part, work, name, 0), folder) for name in names.QUEUES}
+    return {name: here(Measurement(part, work, name, 0), folder) for name in QUEUES}
 
 
-def in_sandboxes(*jobs: Measurement) -> dict[Measurement, Any]:
+def in_sandboxes(*jobs: Measurement, settings: Settings = TINY) -> dict[Measurement, Any]:
     """Measure in parallel processes: for measurements that mostly wait, or may hang."""
     told: list[MeasurementOutcome] = []
-    with MeasurementRunner(TINY, told.append) as runner:
+    with MeasurementRunner(settings, told.append) as runner:
         outcomes = runner.run(MeasurementGroup(jobs, parallel=6))
     assert outcomes == told
     assert [outcome for outcome in outcomes if outcome.trouble] == []
@@ -94,7 +105,7 @@ def test_round_trips_take_time_and_have_a_tail(folder: Path) -> None:
 @pytest.mark.slow
 def test_items_that_wait_in_the_queue_are_in_the_memory_of_a_process(folder: Path) -> None:
     for name, result in by_queue("queue", "memory", folder).items():
-        assert result.keys() == {"producer", "consumer"} | ({"host"} if name in FAR else set())
+        assert result.keys() == {"producer", "consumer"} | ({"host"} if name in HOSTED else set())
         assert 0.5 * KIB < sum(result.values()) < 20 * KIB, (name, result)
 
 
@@ -111,11 +122,12 @@ def test_pictures_are_saved_as_they_were_drawn(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_getfile_costs_the_far_queues_no_file() -> None:
-    jobs = [Measurement("download", "getfile killed", name, 1) for name in (names.RAW, *FAR)]
-    for job, result in in_sandboxes(*jobs).items():
+def test_a_killed_getfile_costs_the_hosted_queues_no_file() -> None:
+    raw, *jobs = [Measurement("download", "getfile killed", name, 1) for name in (names.RAW, *HOSTED)]
+    found = in_sandboxes(raw) | in_sandboxes(*jobs, settings=PATIENT)
+    for job, result in found.items():
         assert result["good"] + result["torn"] + result["missing"] == result["wanted"] == 16
-        if job.contestant in FAR:
+        if job.contestant in HOSTED:
             assert (result["torn"], result["missing"]) == (0, 0), job
 
 
@@ -148,10 +160,31 @@ def test_losses_of_the_other_queues_are_detected() -> None:
     assert found[deaf]["stuck"] > TINY.items // 4
 
 
+@needs_redis
+@pytest.mark.slow
+def test_what_is_in_redis_survives_its_server_and_its_producer() -> None:
+    restarted = Measurement("faults", "host killed and restarted", names.REDIS, 0)
+    killed = Measurement("faults", "producer killed", names.REDIS, 0)
+    found = in_sandboxes(restarted, killed, settings=PATIENT)
+    for job, sent in ((restarted, TINY.items), (killed, TINY.items // 2)):
+        assert (found[job]["sent"], found[job]["received"]) == (sent, sent), found[job]
+
+
+@needs_redis
+def test_a_queue_in_a_server_of_this_comparison_promises_what_the_page_says(folder: Path) -> None:
+    with redis_server(folder) as server:
+        assert Queue.connect(server.address, insecure=True).promises() == promises_of(durable=True)
+
+
+def test_redis_is_measured_only_with_its_server(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    assert contestants() == [name for name in names.QUEUES if name != names.REDIS]
+
+
 def test_a_host_is_killed_only_where_there_is_one() -> None:
-    groups = plan(["faults"], TINY)
+    groups = plan(["faults"], TINY, QUEUES)
     jobs = [job for group in groups for job in group.measurements if job.work == "host killed and restarted"]
-    assert {job.contestant for job in jobs} == FAR
+    assert {job.contestant for job in jobs} == HOSTED
 
 
 @pytest.mark.slow
@@ -180,7 +213,7 @@ def test_a_killed_worker_hangs_the_standard_pool_breaks_the_executor_and_costs_o
 
 
 def test_rounds_take_all_contestants_and_begin_with_another_one() -> None:
-    group = next(plan(["queue"], replace(TINY, rounds=3)))
+    group = next(plan(["queue"], replace(TINY, rounds=3), names.QUEUES))
     turns = [[job.contestant for job in group.measurements if job.turn == turn] for turn in range(3)]
     assert all(sorted(turn) == sorted(names.QUEUES) for turn in turns)
     assert [turn[0] for turn in turns] == list(names.QUEUES[:3])

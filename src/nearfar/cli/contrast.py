@@ -29,6 +29,7 @@ from nearfar.contrast.runner import (
     plan,
 )
 from nearfar.contrast.settings import FULL, QUICK, Settings
+from nearfar.contrast.transports import contestants
 from nearfar.output import Output
 
 WIDE = 160
@@ -78,7 +79,7 @@ def _run(options: argparse.Namespace, page_file: Output, json_file: Output | Non
     for signum in StopRequest.SIGNALS:
         signal.signal(signum, interrupt)
     settings = QUICK if options.quick else FULL
-    groups = list(plan(options.only or PARTS, settings))
+    groups = list(plan(options.only or PARTS, settings, contestants()))
     outcomes: list[MeasurementOutcome] = []
     stopped = 0
     begun, load = time.monotonic(), os.getloadavg()[0]
@@ -118,8 +119,9 @@ def make_parser() -> argparse.ArgumentParser:
         usage="[OPTION...]",
         examples=("nearfar contrast --quick", "nearfar contrast --only queue --json figures.json"),
         description="Measure the same work and the same faults over the queues and pools of"
-        " multiprocessing, bare ZeroMQ sockets and nearfar, on this machine. Tables are printed here; a"
-        " page with charts is written to a file.",
+        " multiprocessing, bare ZeroMQ sockets and nearfar, on this machine; where redis-server and"
+        " nearfar[redis] are installed, over a queue in Redis, too. Tables are printed here; a page with"
+        " charts is written to a file.",
     )
     add = parser.add_argument_group("what to measure").add_argument
     add(

@@ -44,11 +44,12 @@ from nearfar.contrast.report_model import (
     promise_table,
     queue_promises,
 )
-from nearfar.contrast.settings import FAR_IPC, FAR_TCP, NEAR, POOL, POOLS, QUEUE, QUEUES, RAW
+from nearfar.contrast.settings import FAR_IPC, FAR_TCP, NEAR, POOL, POOLS, QUEUE, QUEUES, RAW, REDIS
+from nearfar.queues.redis import promises_of
 
 FOLDER = Path(__file__).parent
 PRODUCER_FAULTS = [name for name, fault in FAULTS.items() if fault.producer_dies]
-"""Apart from the others: what has not left a producer is lost with it, on every queue."""
+"""Apart from the others: what has not left a producer is lost with it, on every queue but that in Redis."""
 OTHER_FAULTS = [name for name, fault in FAULTS.items() if not fault.producer_dies]
 LEAST_WIDTH = 80
 """Characters of a line; every table fits into them."""
@@ -60,11 +61,16 @@ def build_report(document: Document) -> ContrastReport:
     """The whole report. What was not measured is left out."""
     results = Results(document)
     texts = tomllib.loads((FOLDER / "texts.toml").read_text(encoding="utf-8"))
+    promises = queue_promises()
+    if document["machine"]["redis"]:
+        promises[REDIS] = promises_of(durable=True)
+    else:
+        texts["methods"].append(texts["without_redis"])
     return ContrastReport(
         texts=texts,
         findings=[*busy_warning(document), *findings(results)],
         summary=[*summary(results)],
-        promises=promise_table(queue_promises()),
+        promises=promise_table(promises),
         sections=sections(results),
         setting=setting(document),
         troubles=results.troubles(),
@@ -121,7 +127,8 @@ def summary(results: Results) -> Iterator[tuple[str, Table]]:
         ]
         tables.append((f"Queues: items per second, {title}", QUEUES, columns))
     tables += [("Pools: tasks after faults", POOLS, pools), ("Pools: speed", POOLS, speeds)]
-    for title, names, columns in tables:
+    for title, contestants, columns in tables:
+        names = [name for name in contestants if results.tried(name)]
         cells = {head: [cell(name) for name in names] for head, cell in columns}
         shown = {head: column for head, column in cells.items() if set(column) != {"-"}}
         if shown:
@@ -170,7 +177,8 @@ def _fault_findings(results: Results) -> Iterator[str]:
         ("when the producer is killed right after a put", PRODUCER_FAULTS),
     ):
         parts = []
-        for label, names in ((QUEUE, [QUEUE]), (RAW, [RAW]), (NEAR, [NEAR]), ("far", [FAR_IPC, FAR_TCP])):
+        alone = [(name, [name]) for name in (QUEUE, RAW, NEAR)]
+        for label, names in (*alone, ("far", [FAR_IPC, FAR_TCP]), (REDIS, [REDIS])):
             found = [trial for fault in faults for _, trial in _worst(results, ITEMS, "faults", fault, names)]
             if found:
                 sent, lost, stuck = (sum(trial[key] for trial in found) for key in ("sent", "lost", "stuck"))
@@ -180,7 +188,7 @@ def _fault_findings(results: Results) -> Iterator[str]:
 
 
 def _speed_findings(results: Results) -> Iterator[str]:
-    for name in (NEAR, FAR_TCP):
+    for name in (NEAR, FAR_TCP, REDIS):
         parts = []
         for size in sizes_of(results, "singly"):
             pick = rate_of("singly", size)
@@ -191,7 +199,7 @@ def _speed_findings(results: Results) -> Iterator[str]:
                 parts.append(f"{words.bytes_of(size)} {rate}")
         if parts:
             yield f"Throughput of the {name} queue one by one, against {QUEUE}: {'; '.join(parts)}."
-    yield from _time_finding(results, "A round trip", ("queue", "latency"), QUEUE, (NEAR, FAR_TCP))
+    yield from _time_finding(results, "A round trip", ("queue", "latency"), QUEUE, (NEAR, FAR_TCP, REDIS))
     yield from _time_finding(results, "A blocking call of a pool", ("pool", "speed"), POOL, (NEAR, FAR_TCP))
     parts = [
         f"{name} {words.times(ratio.median)}"
@@ -231,6 +239,8 @@ def setting(document: Document) -> list[tuple[str, str]]:
     machine, settings = document["machine"], document["settings"]
     cores = f"{machine['cores']} core{'s' * (machine['cores'] != 1)}"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("nearfar", "pyzmq", "libzmq", "msgpack"))
+    if machine["redis"]:
+        versions += f", redis-server {machine['redis']}"
     ended = document["ended"].replace("T", " ").replace("+00:00", " UTC")
     return [
         ("machine", f"{machine['processor']}, {cores}, {machine['memory'] / 2**30:.1f} GiB"),

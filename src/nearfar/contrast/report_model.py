@@ -16,6 +16,7 @@ from nearfar.contrast.settings import (
     POOL,
     QUEUE,
     RAW,
+    REDIS,
     Spread,
     ratios,
     spread,
@@ -33,6 +34,7 @@ KINDS = {
     NEAR: "near",
     FAR_IPC: "ipc",
     FAR_TCP: "tcp",
+    REDIS: "redis",
 }
 """The colour of each contestant, as a class of the style sheet."""
 
@@ -187,7 +189,7 @@ def promise_table(queues: Mapping[str, Promises]) -> Table:
 
 
 def queue_promises() -> dict[str, Promises]:
-    """What the near and the far queues promise, as they say themselves."""
+    """What the near and the hosted queues promise, as they say themselves."""
     from nearfar import Queue
 
     near = Queue()
@@ -216,6 +218,10 @@ class Results:
             for each in self._outcomes
             if (each["part"], each["work"], each["contestant"]) == wanted and not each["trouble"]
         }
+
+    def tried(self, contestant: str) -> bool:
+        """Whether any measurement of it was tried, with or without a result."""
+        return any(each["contestant"] == contestant for each in self._outcomes)
 
     def has(self, part: str, work: str, contestant: str | None = None) -> bool:
         """Whether it was tried, with or without a result."""

@@ -30,6 +30,7 @@ from typing import Any, Self
 from nearfar.contrast.faults import FAULTS, measure_download, measure_fault
 from nearfar.contrast.machine import processor, sha256
 from nearfar.contrast.pools import OPENERS, WORKER_DEATHS, measure_death, measure_speed
+from nearfar.contrast.redis_server import version
 from nearfar.contrast.settings import LEASE, Measurement, Settings
 from nearfar.contrast.transports import TRANSPORTS
 from nearfar.contrast.workloads import WORKLOADS
@@ -56,19 +57,20 @@ class MeasurementGroup:
     parallel: int = 1
 
 
-def plan(parts: Sequence[str], settings: Settings) -> Iterator[MeasurementGroup]:
-    """Everything to measure, in rounds of all contestants, each round begun by another one."""
+def plan(parts: Sequence[str], settings: Settings, queues: Sequence[str]) -> Iterator[MeasurementGroup]:
+    """Everything to measure, in rounds of all contestants, each round begun by another one. `queues`: those
+    that are compared."""
     if "queue" in parts:
         for work in ("throughput", "latency", "start-up"):
-            yield MeasurementGroup(rounds_of("queue", work, list(TRANSPORTS), settings.rounds))
-        yield MeasurementGroup(rounds_of("queue", "memory", list(TRANSPORTS), 1), PARALLEL)
+            yield MeasurementGroup(rounds_of("queue", work, queues, settings.rounds))
+        yield MeasurementGroup(rounds_of("queue", "memory", queues, 1), PARALLEL)
     if "faults" in parts:
         for name, fault in FAULTS.items():
-            able = [each.name for each in TRANSPORTS.values() if each.hosted or not fault.needs_host]
+            able = [name for name in queues if TRANSPORTS[name].hosted or not fault.needs_host]
             yield MeasurementGroup(rounds_of("faults", name, able, settings.trials), PARALLEL)
     if "download" in parts:
-        yield MeasurementGroup(rounds_of("download", "getfile", list(TRANSPORTS), settings.rounds))
-        killed = rounds_of("download", "getfile killed", list(TRANSPORTS), settings.trials)
+        yield MeasurementGroup(rounds_of("download", "getfile", queues, settings.rounds))
+        killed = rounds_of("download", "getfile killed", queues, settings.trials)
         yield MeasurementGroup(killed, PARALLEL)
     if "pool" in parts:
         yield MeasurementGroup(rounds_of("pool", "speed", list(OPENERS), settings.rounds))
@@ -269,7 +271,7 @@ def document(
 
 
 def machine() -> dict[str, Any]:
-    """Where this runs, and the versions of what is measured."""
+    """Where this runs, and the versions of what is measured; that of Redis is empty where it is left out."""
     import msgpack
     import zmq
 
@@ -286,6 +288,7 @@ def machine() -> dict[str, Any]:
         "pyzmq": zmq.pyzmq_version(),
         "libzmq": zmq.zmq_version(),
         "msgpack": ".".join(map(str, msgpack.version)),
+        "redis": version(),
     }
 
 

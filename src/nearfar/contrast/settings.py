@@ -14,7 +14,9 @@ RAW = "PUSH/PULL"
 NEAR = "near"
 FAR_IPC = "far ipc"
 FAR_TCP = "far tcp"
-QUEUES = (QUEUE, RAW, NEAR, FAR_IPC, FAR_TCP)
+REDIS = "redis"
+"""Left out where there is no Redis server."""
+QUEUES = (QUEUE, RAW, NEAR, FAR_IPC, FAR_TCP, REDIS)
 """In the order in which they are shown."""
 
 POOL = "multiprocessing.Pool"

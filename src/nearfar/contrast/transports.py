@@ -18,7 +18,9 @@ import msgpack
 import zmq
 
 from nearfar.contrast.processes import FORK
-from nearfar.contrast.settings import FAR_IPC, FAR_TCP, LEASE, NEAR, QUEUE, RAW
+from nearfar.contrast.redis_server import RedisServer, redis_server, version
+from nearfar.contrast.settings import FAR_IPC, FAR_TCP, LEASE, NEAR, QUEUE, RAW, REDIS
+from nearfar.queues.factory import Queue
 from nearfar.queues.far import FarQueue
 from nearfar.queues.near import NearQueue
 
@@ -221,6 +223,53 @@ def open_far(scheme: str, folder: Path, bound: int) -> Iterator[ContestedQueue]:
         queue.kill_host()
 
 
+class ServedQueue(ContestedQueue):
+    """The queue of nearfar in a Redis server, which takes the place of the host."""
+
+    def __init__(self, server: RedisServer, bound: int) -> None:
+        self._server = server
+        # Made in a process of its own: this one forks the others, and must not have threads.
+        maker = FORK.Process(target=make_queue, args=(server.address, bound), daemon=True)
+        maker.start()
+        maker.join()
+        if maker.exitcode:
+            raise RuntimeError(f"the queue at {server.address} could not be made")
+
+    def start_host(self) -> None:
+        self._server.start()
+
+    def kill_host(self) -> None:
+        self._server.kill()
+
+    @property
+    def host_pid(self) -> int | None:
+        return self._server.pid
+
+    def _connect(self) -> Any:
+        return Queue.connect(self._server.address, insecure=True, wait=PATIENCE)
+
+    def producer(self) -> QueueEnd:
+        return QueueEnd(self._connect())
+
+    consumer = producer
+
+    def size(self) -> int | None:
+        with self._connect() as queue:
+            return int(queue.qsize())
+
+
+def make_queue(address: str, bound: int) -> None:
+    """Make the queue at `address`, which stays when this process ends."""
+    Queue(bound, address, insecure=True, lease=LEASE, wait=PATIENCE).close()
+
+
+@contextlib.contextmanager
+def open_redis(folder: Path, bound: int) -> Iterator[ContestedQueue]:
+    """The queue in Redis, over loopback, in a server of its own."""
+    with redis_server(folder) as server:
+        yield ServedQueue(server, bound)
+
+
 class PushPull(ContestedQueue):
     """Bare PUSH/PULL: what ZeroMQ does by itself. The bound is the high-water mark of both ends.
 
@@ -254,5 +303,11 @@ TRANSPORTS = {
         QueueContestant(NEAR, open_near),
         QueueContestant(FAR_IPC, partial(open_far, "ipc"), hosted=True),
         QueueContestant(FAR_TCP, partial(open_far, "tcp"), hosted=True),
+        QueueContestant(REDIS, open_redis, hosted=True),
     )
 }
+
+
+def contestants() -> list[str]:
+    """The names of the queues that can be measured on this machine: all, or all but the one in Redis."""
+    return [name for name in TRANSPORTS if name != REDIS or version()]

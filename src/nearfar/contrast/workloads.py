@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.contrast.processes import FORK, ProcessGroup
-from nearfar.contrast.settings import FAR_IPC, FAR_TCP, KIB, NEAR, QUEUE, RAW, Settings, percentiles
+from nearfar.contrast.redis_server import redis_server
+from nearfar.contrast.settings import FAR_IPC, FAR_TCP, KIB, NEAR, QUEUE, RAW, REDIS, Settings, percentiles
 from nearfar.contrast.transports import ContestedQueue, QueueContestant
 
 WARM_UP = 20
@@ -289,23 +291,29 @@ PROGRAMS = {
     NEAR: _nearfar_program("Queue(ctx=multiprocessing.get_context('fork'))"),
     FAR_IPC: _nearfar_program("Queue(0, 'ipc://' + sys.argv[1] + '/first')"),
     FAR_TCP: _nearfar_program("Queue(0, 'tcp://127.0.0.1:*', insecure=True)"),
+    REDIS: _nearfar_program("Queue(0, sys.argv[1], insecure=True)"),
 }
 """The shortest program for each contestant that sends an item to another process. Each imports only what it
-needs."""
+needs. Its argument is a folder, for `REDIS` the address of the queue."""
 
 
 def measure_start(transport: QueueContestant, settings: Settings, folder: Path) -> dict[str, float]:
-    """Milliseconds from the start of an interpreter to the first item; and those of the interpreter alone."""
-    return {
-        "milliseconds": _run_program(PROGRAMS[transport.name], folder),
-        "interpreter": _run_program("import time; print(time.monotonic())", folder),
-    }
+    """Milliseconds from the start of an interpreter to the first item; and those of the interpreter alone. A
+    Redis server runs beforehand: programs do not start it."""
+    with contextlib.ExitStack() as stack:
+        place = str(folder)
+        if transport.name == REDIS:
+            place = stack.enter_context(redis_server(folder)).address
+        return {
+            "milliseconds": _run_program(PROGRAMS[transport.name], place),
+            "interpreter": _run_program("import time; print(time.monotonic())", place),
+        }
 
 
-def _run_program(program: str, folder: Path) -> float:
+def _run_program(program: str, place: str) -> float:
     """Milliseconds until `program` prints the time."""
     begun = time.monotonic()
-    command = [sys.executable, "-c", program, str(folder)]
+    command = [sys.executable, "-c", program, place]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(ended.stderr)

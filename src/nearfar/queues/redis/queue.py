@@ -39,6 +39,7 @@ from nearfar.queues.base import (
     deadline_of,
     waits,
 )
+from nearfar.queues.redis import promises_of
 from nearfar.queues.redis.address import RedisAddress
 from nearfar.queues.redis.client import DELIVERY, LeasedItem, RedisClient, ask, log
 from nearfar.serialization import item_codec
@@ -412,18 +413,7 @@ class RedisQueue(RemoteQueue):
     def promises(self) -> Promises:
         """As `BaseQueue.promises`. Asks the server whether it writes to disk: if it does not answer, or this
         user may not ask, the queue does not promise to be `durable`."""
-        durable = b"aof_enabled:1" in ask(self._place, "INFO", "persistence")
-        return Promises(
-            "redis",
-            crosses_machines=True,
-            redelivers=True,
-            survives_killed_consumer=True,
-            survives_killed_host=durable,
-            counts_end=True,
-            dead_letters=True,
-            confirms_puts=True,
-            durable=durable,
-        )
+        return promises_of(durable=b"aof_enabled:1" in ask(self._place, "INFO", "persistence"))
 
     # -- inside ----------------------------------------------------------------------------------
 
