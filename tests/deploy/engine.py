@@ -56,9 +56,13 @@ class Tour:
             cwd=ROOT, env=self._environment, capture_output=True, timeout=ORDER, check=False,
         )  # fmt: skip
 
-    def up(self, said: Path, *options: str, profile: str = "") -> subprocess.Popen[bytes]:
-        """``docker compose up``, with its output in a file."""
-        chosen = ("--profile", profile) if profile else ()
+    def up(
+        self, said: Path, *options: str, profile: str = "", files: tuple[Path, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        """``docker compose up``, with its output in a file, and what `files` change in the project's."""
+        chosen = [*(("--profile", profile) if profile else ())]
+        for file in ("docker-compose.yml", *files) if files else ():
+            chosen += ["--file", str(file)]
         with said.open("wb") as out:
             return subprocess.Popen(
                 [*self._compose, *chosen, "up", *options],
