@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -54,6 +55,28 @@ def take(queue: Any, count: int) -> list[tuple[Any, int]]:
         with queue.receive(timeout=LIMIT) as delivery:
             taken.append((delivery.item, delivery.attempt))
     return taken
+
+
+def test_acks_of_items_that_the_server_lost_concern_no_later_items() -> None:
+    """A server that goes back, after a power cut or a failover, does not use the numbers of lost items again."""
+    with redis_server.running(*DURABLE) as server, Queue(0, server.address("q"), lease=LIMIT) as queue:
+        files, kept = server.folder / "appendonlydir", server.folder / "kept"
+        queue.put_many(["a1", "a2"])
+        for _ in range(2):
+            queue.receive(timeout=LIMIT).ack()
+        assert eventually(lambda: queue.counts()["unsettled"] == 0)
+        shutil.copytree(files, kept)
+        queue.put_many(["b1", "b2"])
+        lost = [queue.receive(timeout=LIMIT) for _ in range(2)]
+        server.kill()
+        shutil.rmtree(files)
+        kept.rename(files)
+        server.start()
+        queue.put_many(["c1", "c2"])
+        for delivery in lost:
+            delivery.ack()
+        assert take(queue, 2) == [("c1", 1), ("c2", 1)]
+        assert eventually(lambda: queue.counts()["unsettled"] == 0)
 
 
 def test_what_a_killed_producer_put_is_there_without_a_flush(address: str) -> None:

@@ -42,11 +42,12 @@ def add_item(address: str, body: bytes) -> None:
     name = f"nearfar:{{{address.rpartition('/')[2]}}}"
     with closing(server_of(address)) as server:
         figures = msgpack.unpackb(server.get(name))
+        figures["last"] += 1
         figures["stored"] += 1
         figures["size"] += 1
         figures["bytes"] += len(body)
         server.set(name, msgpack.packb(figures), keepttl=True)
-        server.xadd(f"{name}:items", {"b": body}, id=f"{figures['stored']}-0")
+        server.xadd(f"{name}:items", {"b": body}, id=f"{figures['last']}-0")
 
 
 def test_without_keys_only_plain_data(address: str) -> None:

@@ -53,16 +53,17 @@ local function put()
   end
   if q.shut > 0 then return {'shut'} end
   if not last then q.came, q.here = q.came + 1, q.here + 1 end
-  local count, stored, size, bytes = 0, q.stored, q.size, q.bytes
+  -- Numbers go on with the time: a server that lost its latest items, with their numbers, uses none of them again.
+  local count, last, size, bytes = 0, math.max(q.last, now * 1000), q.size, q.bytes
   for index = 4, #ARGV do
     local body = ARGV[index]
     local length = #body - q.head
     if q.maxsize > 0 and size >= q.maxsize then break end
     if q.maxbytes > 0 and bytes + length > q.maxbytes then break end
-    stored, size, bytes, count = stored + 1, size + 1, bytes + length, count + 1
-    call('XADD', ITEMS, stored, 'b', body)
+    last, size, bytes, count = last + 1, size + 1, bytes + length, count + 1
+    call('XADD', ITEMS, last, 'b', body)
   end
-  q.stored, q.size, q.bytes = stored, size, bytes
+  q.last, q.stored, q.size, q.bytes = last, q.stored + count, size, bytes
   call('HSET', PRODUCERS, me, 'on ' .. number .. ' ' .. count)
   if count > 0 then
     token(':wake')
@@ -256,8 +257,8 @@ end
 
 local function declare(settings)
   if not packed then
-    q = {format = 1, shut = 0, came = 0, here = 0, size = 0, bytes = 0, stored = 0, settled = 0, dead = 0, dropped = 0,
-      late = 0, letter_bytes = 0, tick = now}
+    q = {format = 1, shut = 0, came = 0, here = 0, size = 0, bytes = 0, last = 0, stored = 0, settled = 0,
+      dead = 0, dropped = 0, late = 0, letter_bytes = 0, tick = now}
     call('XGROUP', 'CREATE', ITEMS, G, '0', 'MKSTREAM')
   end
   for name, value in pairs(settings) do q[name] = value end
