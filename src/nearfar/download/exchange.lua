@@ -62,10 +62,10 @@ local function there(place, most)
 end
 
 local function move(n, request, place)
-  if request.place then call('ZREM', PLACES, string.format('%s %015d', request.place, tonumber(n))) end
+  if request.place then call('ZREM', PLACES, string.format('%s %016d', request.place, tonumber(n))) end
   request.place = place
   if place then
-    call('ZADD', PLACES, 0, string.format('%s %015d', place, tonumber(n)))
+    call('ZADD', PLACES, 0, string.format('%s %016d', place, tonumber(n)))
     call('HSET', REQUESTS, n, pack(request))
   else
     call('HDEL', REQUESTS, n)
@@ -73,7 +73,7 @@ local function move(n, request, place)
   end
 end
 
-local function oldest_open() return tonumber(call('ZRANGE', OPEN, 0, 0)[1]) or q.count + 1 end
+local function oldest_open() return tonumber(call('ZRANGE', OPEN, 0, 0)[1]) or q.last + 1 end
 
 local function close(n, request)
   q.open, q.bytes = q.open - 1, q.bytes - request.size
@@ -233,7 +233,7 @@ local function enter(given)
   if not packed or spent() then
     call('DEL', unpack(KEPT))
     q = {format = FORMAT, epoch = me, lease = given.lease, ttl = given.ttl, head = given.head,
-      maxbytes = given.maxbytes, expected = 1, came = 0, here = 0, left = {}, count = 0, open = 0, bytes = 0, round = 1,
+      maxbytes = given.maxbytes, expected = 1, came = 0, here = 0, left = {}, last = 0, open = 0, bytes = 0, round = 1,
       tick = now}
   end
   if given.store then
@@ -259,7 +259,7 @@ local function trade(id, counted, heard)
   local sender = found(SENDERS, id) or {last = 0, gone = true}
   sender.client = me
   if sender.gone then
-    sender.gone, sender.since = nil, q.count + 1
+    sender.gone, sender.since = nil, q.last + 1
     if q.open > 0 then q.barrier = sender.since end
   end
   if counted == '1' and not sender.arrived then
@@ -279,10 +279,12 @@ local function trade(id, counted, heard)
         q.full = true
         break
       end
-      sender.last, q.count, q.open, q.bytes = ticket, q.count + 1, q.open + 1, q.bytes + size
-      call('HSET', BODIES, q.count, ARGV[index + 3])
-      call('ZADD', OPEN, q.count, q.count)
-      shelve(q.count, {sender = id, ticket = ticket, to = ARGV[index + 1], attempt = tonumber(ARGV[index + 2]), strikes = 0,
+      -- Numbers go on with the time: a server that lost its latest requests uses none of their numbers again.
+      q.last = math.max(q.last, now * 1000) + 1
+      sender.last, q.open, q.bytes = ticket, q.open + 1, q.bytes + size
+      call('HSET', BODIES, q.last, ARGV[index + 3])
+      call('ZADD', OPEN, q.last, q.last)
+      shelve(q.last, {sender = id, ticket = ticket, to = ARGV[index + 1], attempt = tonumber(ARGV[index + 2]), strikes = 0,
         size = size})
     end
   end

@@ -281,7 +281,12 @@ class RedisRequestSender(RemoteSender):
         for ticket in range(self._accepted + 1, upto + 1):
             if (request := self._unanswered.get(ticket)) is not None:
                 self._waiting -= len(request.body)
-        self._accepted = max(self._accepted, upto)
+        if upto < self._accepted:  # the server has lost its latest state: it is sent that again
+            for ticket in range(upto + 1, self._accepted + 1):
+                if (request := self._unanswered.get(ticket)) is not None:
+                    self._waiting += len(request.body)
+                    request.attempt = AGAIN
+        self._accepted = upto
 
     def _read(self, ticket: int, outcome: str, body: bytes) -> Any:
         """The value of an answer, or None if there is none. Raises `NotAdmitted`."""

@@ -311,6 +311,32 @@ def test_a_server_that_forgets_everything_is_sent_it_again(exchange: Exchange) -
     assert answers(sender, 2) == {1: ["now"], 2: Undeliverable(name)}
 
 
+def test_a_server_that_forgets_its_latest_state_is_sent_it_again(exchange: Exchange) -> None:
+    """As after a power cut, or when a replica takes over."""
+    receiver, sender = exchange.receiver(), exchange.sender()
+    sender.send(["first"])
+    assert echo(receiver) == ["first"]
+    assert answers(sender, 1) == {1: ["got", ["first"]]}
+    place = redis_transport.RedisAddress.parse(exchange.address)
+    with closing(redis.Redis(port=place.port)) as server:
+        keys = server.keys(f"nearfar:{{{place.name}}}*")
+        before = {key: server.dump(key) for key in keys}
+        sender.send(["second"])
+        held = receiver.receive(LIMIT)
+        assert held is not None
+        with server.pipeline() as step:
+            step.delete(*server.keys(f"nearfar:{{{place.name}}}*"))
+            for key, value in before.items():
+                if value is not None:
+                    step.restore(key, 0, value)
+            step.execute()
+    again = receiver.receive(LIMIT)
+    assert again is not None and (again.message, again.attempt) == (["second"], 2)
+    held.answer(["too late"])
+    again.answer(["now"])
+    assert answers(sender, 1) == {2: ["now"]}
+
+
 def test_the_server_has_a_bounded_number_of_bytes(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,8 +428,8 @@ def test_an_answer_that_belongs_to_another_request_is_not_taken(exchange: Exchan
             request.answer(["value"])
         receiver._client.settle_now()
         bodies = f"nearfar:{{{place.name}}}:bodies"
-        one, two = server.hmget(bodies, ["1", "2"])
-        server.hset(bodies, mapping={"1": two, "2": one})  # type: ignore[dict-item]
+        (first, one), (second, two) = server.hgetall(bodies).items()
+        server.hset(bodies, mapping={first: two, second: one})
     assert eventually(lambda: sender._failure is not None)
     with pytest.raises(NotAdmitted, match="belongs to another request"):
         sender.answers()

@@ -58,7 +58,7 @@ def take(queue: Any, count: int) -> list[tuple[Any, int]]:
 
 
 def test_acks_of_items_that_the_server_lost_concern_no_later_items() -> None:
-    """A server that goes back, after a power cut or a failover, does not use the numbers of lost items again."""
+    """A server that goes back, after a power cut or a failover, uses the numbers of lost items no more."""
     with redis_server.running(*DURABLE) as server, Queue(0, server.address("q"), lease=LIMIT) as queue:
         files, kept = server.folder / "appendonlydir", server.folder / "kept"
         queue.put_many(["a1", "a2"])
