@@ -61,7 +61,7 @@ class Fleet:
         self._folder = folder
         self._programs: list[Program] = []
         for name in names:
-            (folder / name / "tmp").mkdir(parents=True)
+            (folder / name / "t").mkdir(parents=True)
 
     def __enter__(self) -> Self:
         self._hosts.__enter__()
@@ -90,7 +90,7 @@ class Fleet:
         home = self.home(name)
         said = home / f"said-{len(self._programs)}.txt"
         command = ["ip", "netns", "exec", self._hosts.network(name), *APART, sys.executable, *words]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(home / "tmp")}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(home / "t")}  # short, for sockets
         with said.open("wb") as out:
             process = subprocess.Popen(
                 command, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out

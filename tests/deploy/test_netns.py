@@ -112,7 +112,7 @@ def test_all_files_are_saved_though_machines_are_switched_off(topology: Topology
     assert [each.stop()[0] for each in (worker, *services)] == [0, 0, 0, 0]
 
 
-def test_a_machine_that_was_not_added_is_refused(topology: Topology) -> None:
+def test_strangers_are_refused(topology: Topology) -> None:
     topology.hand_out_keys()
     topology.services()
     for order in (

@@ -51,9 +51,7 @@ class Server:
     def _listens(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"{PROGRAM} ended with {self.process.returncode}"
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
-            return True
-        return False
+        return listens(self.port)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -63,6 +61,13 @@ class Server:
     def address(self, name: str = "") -> str:
         """The address of a queue, of a new name if none is given."""
         return f"redis://127.0.0.1:{self.port}/0/{name or secrets.token_hex(8)}"
+
+
+def listens(port: int) -> bool:
+    """Whether a server accepts connections at this port of loopback."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        return True
+    return False
 
 
 @contextmanager

@@ -12,13 +12,15 @@ import sys
 import threading
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from nearfar.queues.far import FarQueue
 from tests.download.trade.moments import Moments, saved_names
 from tests.support.exchange import Reply, Request
-from tests.support.redis_server import DURABLE, Server
+from tests.support.redis_server import DURABLE, Server, listens
+from tests.support.waiting import eventually
 from tests.support.web import Web
 
 ROOT = Path(__file__).parents[3]
@@ -163,8 +165,12 @@ class Troop:
         """Start what is not running: the host first, and the others once it hosts, producers last."""
         if self.host not in self.running:
             self.start(self.host)
-            with closing(FarQueue.connect(self.address, wait=60.0)) as queue:
-                queue.counts()
+            if self.transport == "redis":
+                port = int(self.address.split(":")[2].partition("/")[0])
+                assert eventually(partial(listens, port))
+            else:
+                with closing(FarQueue.connect(self.address, wait=60.0)) as queue:
+                    queue.counts()
         self.start(*(name for name in sorted(self.commands) if name not in self.running))
 
     def kill(self, name: str) -> None:
