@@ -161,7 +161,7 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
     side.add_argument(
         "--queue",
         metavar="ADDRESS",
-        help="connect to a queue that is hosted there, or to one in Redis, which nobody hosts:"
+        help="connect to a queue that is hosted there, or to one in Redis, which no program hosts:"
         f" redis://HOST:PORT/DATABASE/NAME{here}",
     )
     group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the ports for items, for a firewall")

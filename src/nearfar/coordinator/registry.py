@@ -52,7 +52,7 @@ class TaskRegistry:
         self._count()
 
     def gone(self, name: str) -> bool:
-        """Drop a client and its waiting tasks; False if there is no client of that name."""
+        """Drop a client and its waiting tasks; False if no client has that name."""
         client = self.clients.pop(name, None)
         if client is None:
             return False

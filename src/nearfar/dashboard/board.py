@@ -151,7 +151,7 @@ class Board:
         self._closed = self._failed = False
 
     def look(self, make: Callable[[], Status], now: float) -> None:
-        """Publish what `make` returns, if that is due; nobody changes it after that. Raises no `Exception`:
+        """Publish what `make` returns, if that is due; it is not changed after that. Raises no `Exception`:
         the dashboard must not end the loop that it shows."""
         if now < self.due:
             return

@@ -54,7 +54,7 @@ class _Round:
     """Stores without a consumer when the query was sent."""
     saved: dict[int, Saved] = field(default_factory=dict)
     partials: dict[int, tuple[str, Partial]] = field(default_factory=dict)
-    """The longest beginning of a file, and whom to ask for it."""
+    """The longest beginning of a file, and the store that has it."""
 
 
 class SavedLookup:

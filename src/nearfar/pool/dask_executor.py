@@ -26,7 +26,7 @@ from nearfar.pool.base_engine import read_initializer_error, travelling_initiali
 from nearfar.pool.codec import pickled
 from nearfar.pool.dask_scheduler import NAME, PREFIX, OnceOnly
 from nearfar.pool.engine import PoolPromises
-from nearfar.pool.engine_worker import Answer, PackedCall, Unprepared, enter, prepare, run_packed
+from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared, enter, prepare, run_packed
 from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
 from nearfar.worker.lifetime import WorkerInfo
 
@@ -86,7 +86,7 @@ class Refused(NamedTuple):
 
 
 class Moved(Exception):
-    """The call is not this worker's any more: nobody sees this."""
+    """The call is not this worker's any more. The caller does not see this."""
 
 
 class DaskExecutor(Executor):
@@ -201,7 +201,7 @@ class DaskExecutor(Executor):
                 self._max_workers = sum((await self._client.nthreads()).values())
 
 
-def run_once(key: str, call: PackedCall, prepared: bool) -> Answer | Refused | Unprepared:
+def run_once(key: str, call: PackedCall, prepared: bool) -> EngineAnswer | Refused | Unprepared:
     """Run a call in a worker of Dask, unless it has begun before; if `prepared`, after the initializer."""
     worker = distributed.get_worker()
     me = WorkerInfo(-1, str(worker.name), socket.gethostname(), os.getpid())

@@ -17,7 +17,7 @@ from nearfar.serialization.tracebacks import set_place
 from nearfar.worker.codec import WorkerCodecs
 from nearfar.worker.lifetime import WorkerInfo, current_worker, set_current
 
-__all__ = ["Answer", "PackedCall", "Unprepared", "enter", "prepare", "run_packed"]
+__all__ = ["EngineAnswer", "PackedCall", "Unprepared", "enter", "prepare", "run_packed"]
 
 KEPT_CLIENTS = 8
 """Clients of whose `__main__` a thread keeps what it has read."""
@@ -38,7 +38,7 @@ class PackedCall:
         return self.function.decode(errors="replace") or "a function sent by value"
 
 
-class Answer(NamedTuple):
+class EngineAnswer(NamedTuple):
     """A call's outcome; status (`TaskStatus`), blob and buffers as of `Call.answered`."""
 
     status: int
@@ -52,7 +52,7 @@ class Unprepared(NamedTuple):
     error: bytes
 
 
-def run_packed(call: PackedCall) -> Answer:
+def run_packed(call: PackedCall) -> EngineAnswer:
     """Run a call. Raises nothing: its error is an answer, too."""
     codec = _codecs_of(call.client).choose(call.client, call.blob)
     process = os.getpid()
@@ -68,13 +68,13 @@ def run_packed(call: PackedCall) -> Answer:
             value = func(*items, **keywords)
     except BaseException as error:
         _end_if_forked(process)
-        return Answer(TaskStatus.ERROR, codec.dump_error(error), ())
+        return EngineAnswer(TaskStatus.ERROR, codec.dump_error(error), ())
     _end_if_forked(process)
     try:
         blob, buffers = codec.dump_result(None if call.mode == Mode.PREPARE else value)
     except BaseException as error:
-        return Answer(TaskStatus.ERROR, codec.dump_unsendable(error, value), ())
-    return Answer(TaskStatus.VALUE, bytes(blob), [bytes(each) for each in buffers])
+        return EngineAnswer(TaskStatus.ERROR, codec.dump_unsendable(error, value), ())
+    return EngineAnswer(TaskStatus.VALUE, bytes(blob), [bytes(each) for each in buffers])
 
 
 def enter(worker: WorkerInfo) -> None:

@@ -21,7 +21,7 @@ from nearfar.net.schemes import shown
 from nearfar.pool.call import Call
 from nearfar.pool.codec import ClientCodec
 from nearfar.pool.engine import NOT_OURS, SHUT, Closed, PoolPromises, check_callable
-from nearfar.pool.engine_worker import Answer, PackedCall, run_packed
+from nearfar.pool.engine_worker import EngineAnswer, PackedCall, run_packed
 from nearfar.pool.results import InterruptibleCondition
 from nearfar.queues.base import deadline_of
 from nearfar.serialization.tracebacks import anew
@@ -378,7 +378,7 @@ class ForeignEngine:
 
     def _settle(self, call: Call, value: Any, error: BaseException | None) -> None:
         try:
-            if isinstance(value, Answer):
+            if isinstance(value, EngineAnswer):
                 call.answered(*value)
             else:
                 call.settle(value, error)

@@ -24,7 +24,7 @@ from nearfar.net.process import new_name
 from nearfar.pool.base_engine import read_initializer_error, travelling_initializer
 from nearfar.pool.codec import pickled
 from nearfar.pool.engine import PoolPromises
-from nearfar.pool.engine_worker import Answer, PackedCall, Unprepared, enter, prepare, run_packed
+from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared, enter, prepare, run_packed
 from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
 from nearfar.worker.lifetime import WorkerInfo
 
@@ -200,7 +200,7 @@ class RayExecutor(Executor):
                 self._callbacks.submit(outcome.set_exception, error)
 
 
-def run_in_ray(call: PackedCall, first: list[Any]) -> Answer | Unprepared:
+def run_in_ray(call: PackedCall, first: list[Any]) -> EngineAnswer | Unprepared:
     """Run a call in a worker of Ray, after the initializer to which `first` refers, if there is one."""
     name = str(ray.get_runtime_context().get_worker_id())
     enter(WorkerInfo(-1, name, socket.gethostname(), os.getpid()))

@@ -157,8 +157,8 @@ class Driven(Protocol):
         anything that waiting calls may wait for."""
 
     def end(self, error: BaseException | None) -> None:
-        """Called once by the driver's thread, when all work is done, or after an error that is no failure of
-        a call."""
+        """Called once by the driver's thread, when all work is done, or after an error that is not a
+        failure of a call."""
 
 
 class QueueDriver:

@@ -117,7 +117,7 @@ def without_stdin() -> Iterator[None]:
 
 
 def by_value_modules() -> bool:
-    """Whether the user registered modules with cloudpickle whose contents are to be sent by value."""
+    """Whether the user registered modules with cloudpickle whose contents are sent by value."""
     cloudpickle = sys.modules.get("cloudpickle")
     return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
 
