@@ -14,6 +14,7 @@ NAMES = (
     "pool_million",
     "queue",
     "redis",
+    "scale",
     "shipped",
 )
 

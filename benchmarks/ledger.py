@@ -18,7 +18,7 @@ from nearfar.queues.broker.sessions import SendTo
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
 from nearfar.serialization import item_codec
 
-PEERS = (10, 100, 1000)
+PEERS = (10, 100, 1000, 4000)
 LEASE = 10.0
 PACE = 0.2
 """Seconds of simulated time between two messages of one end, however many there are: what an end costs by

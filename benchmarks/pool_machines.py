@@ -22,7 +22,7 @@ from nearfar.coordinator.task import Mode, Task
 from nearfar.pool.far_client import FarClient
 from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, RevokeBatch
 
-PEERS = (10, 100, 1000)
+PEERS = (10, 100, 1000, 4000)
 TASKS = 4000
 LEASE = 10.0
 TURN = 1e-4
