@@ -131,21 +131,23 @@ def _export(folder: Path, form: str, name: str) -> int:
 
 def _work(options: argparse.Namespace, store: Store, progress: Progress) -> int:
     # Imported here: an export needs no ZeroMQ.
-    from nearfar.download.transport import open_request_receiver
+    from nearfar.download.transport import Endpoint, open_request_receiver
+
+    endpoint = Endpoint(
+        address=queue_address(options),
+        bind=options.queue is None,
+        lanes=options.lanes,
+        keys=options.keys,
+        insecure=options.no_keys,
+        wait=options.wait,
+    )
 
     with (
         dashboard(options, "consumer") as board,
         StopRequest(shows=lambda: progress.live) as stop,
     ):
         request_receiver = open_request_receiver(
-            queue_address(options),
-            bind=options.queue is None,
-            store=store.id,
-            lanes=options.lanes,
-            keys=options.keys,
-            insecure=options.no_keys,
-            wait=options.wait,
-            producers=options.expected_producers,
+            endpoint, store=store.id, producers=options.expected_producers
         )
         consumer = Consumer(request_receiver, store, on_turn=lambda: showing.turn())
         showing = _Showing(progress, consumer, stop, board, request_receiver)

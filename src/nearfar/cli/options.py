@@ -18,6 +18,7 @@ from nearfar.cli.parser import Renamed
 from nearfar.download.fetch.credentials import Login, read_cookies, read_netrc
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
+from nearfar.net import schemes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 """The default address of queues: the consumer hosts there, the producer connects."""
-HOSTED = ("tcp://", "ipc://", "local")
-"""How the addresses of queues begin that programs host."""
 DEFAULT_POOL_ADDRESS = "tcp://127.0.0.1:5556"
 """The default address of pools: coordinators bind it, workers connect."""
 
@@ -121,14 +120,13 @@ def pool_place(text: str) -> int | str:
     processes."""
     if text.startswith("local:"):
         return positive(text.removeprefix("local:"))
-    from nearfar.net import schemes
     from nearfar.net.addresses import Address
 
     try:
-        if "://" in text and not text.startswith(("tcp://", "ipc://")):
-            schemes.load(schemes.POOLS, text)
-        else:
+        if schemes.hosted(text):
             Address.parse_remote(text)
+        else:
+            schemes.load(schemes.POOLS, text)
     except AddressError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
@@ -399,7 +397,7 @@ def fetch_options(options: argparse.Namespace) -> FetchOptions:
         cert_file=options.cert,
         key_file=options.key,
         # Keys sign what passes, and without them a hosted queue is on this machine: no need to hash twice.
-        digest=options.no_keys or not queue_address(options).startswith(HOSTED),
+        digest=options.no_keys or not schemes.hosted(queue_address(options)),
         **{name: value for name, value in chosen.items() if value is not None},
     )
 

@@ -24,7 +24,6 @@ from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
 from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.options import (
-    HOSTED,
     add_fetching,
     add_queue_options,
     add_remote_time,
@@ -47,6 +46,7 @@ from nearfar.download.model import StoreError, Underway
 from nearfar.download.watched import HostTally, file_rows
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 from nearfar.net.memory import collecting_seldom, keep_freed_memory
+from nearfar.net.schemes import hosted, shown
 
 if TYPE_CHECKING:
     from nearfar import Executor
@@ -475,16 +475,17 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
 @contextmanager
 def _request_sender(options: argparse.Namespace, address: str) -> Iterator[RemoteSender]:
     """A sender to the consumers of the queue at `address`, closed at the end of the block."""
-    from nearfar.download.transport import open_request_sender
+    from nearfar.download.transport import Endpoint, open_request_sender
 
-    request_sender = open_request_sender(
-        address,
+    endpoint = Endpoint(
+        address=address,
         bind=options.bind is not None,
         lanes=options.lanes,
         keys=options.keys,
         insecure=options.no_keys,
         wait=options.wait,
     )
+    request_sender = open_request_sender(endpoint)
     try:
         yield request_sender
     finally:
@@ -516,8 +517,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor]:
 
     if isinstance(options.pool, str):
         # Another engine, such as Dask, has its own security: the keys are those of the queue only.
-        ours = options.pool.startswith(("tcp://", "ipc://")) or "://" not in options.pool
-        access = {"keys": options.keys, "insecure": options.no_keys} if ours else {}
+        access = {"keys": options.keys, "insecure": options.no_keys} if hosted(options.pool) else {}
         executor = Executor.connect(options.pool, wait=options.wait, **access)
     else:
         import multiprocessing
@@ -545,7 +545,6 @@ def _begin_worker(options: argparse.Namespace) -> None:
 def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     from nearfar.download.pooled import Order, Pooled
     from nearfar.net.addresses import Address
-    from nearfar.net.schemes import shown
 
     address = queue_address(options)
     if shown(address) != address:
@@ -553,7 +552,7 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRu
             f"the pool's workers would not have the password in {shown(address)}: name a file with it"
             " (?password-file=PATH), or set it in their environment"
         )
-    if isinstance(options.pool, str) and address.startswith(HOSTED) and Address.parse(address).everywhere:
+    if isinstance(options.pool, str) and hosted(address) and Address.parse(address).everywhere:
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
     with _executor(options) as executor, _request_sender(options, address) as request_sender:
         order = partial(

@@ -9,6 +9,7 @@ from nearfar.download.fetch.base import HostLimits
 from nearfar.download.messages import long_bodies, set_body
 from nearfar.download.model import Underway
 from nearfar.download.transport import (
+    Endpoint,
     IncomingRequest,
     RemoteReceiver,
     RemoteSender,
@@ -212,55 +213,35 @@ def unframed(item: Any) -> Any:
     return message
 
 
-def open_request_sender(
-    address: str,
-    *,
-    bind: bool = False,
-    lanes: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    wait: float = 60.0,
-    helper: bool = False,
-) -> FarRequestSender:
+def open_request_sender(endpoint: Endpoint, *, helper: bool = False) -> FarRequestSender:
     """As `transport.open_request_sender`, over a far queue."""
-    host = _host(address, lanes, keys, insecure, 1) if bind else None
-    place, access = _reach(address, host, keys, insecure)
-    return FarRequestSender(place, access, wait, host, helper=helper)
+    host = _host(endpoint, 1) if endpoint.bind else None
+    place, access = _reach(endpoint, host)
+    return FarRequestSender(place, access, endpoint.wait, host, helper=helper)
 
 
-def open_request_receiver(
-    address: str,
-    *,
-    store: str,
-    bind: bool = False,
-    lanes: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    wait: float = 60.0,
-    producers: int = 1,
-) -> FarRequestReceiver:
+def open_request_receiver(endpoint: Endpoint, *, store: str, producers: int = 1) -> FarRequestReceiver:
     """As `transport.open_request_receiver`, over a far queue; `producers` counts for the host."""
-    host = _host(address, lanes, keys, insecure, producers) if bind else None
-    place, access = _reach(address, host, keys, insecure)
-    return FarRequestReceiver(place, access, wait, host, store)
+    host = _host(endpoint, producers) if endpoint.bind else None
+    place, access = _reach(endpoint, host)
+    return FarRequestReceiver(place, access, endpoint.wait, host, store)
 
 
-def _host(address: str, lanes: str | None, keys: str | None, insecure: bool, producers: int) -> FarQueue:
+def _host(endpoint: Endpoint, producers: int) -> FarQueue:
     return FarQueue(
         0,
-        address,
+        endpoint.address,
         maxbytes=MOST_QUEUED,
-        lanes=lanes,
-        keys=keys,
-        insecure=insecure,
+        lanes=endpoint.lanes,
+        keys=endpoint.keys,
+        insecure=endpoint.insecure,
         producers=producers,
-        lease=10.0,
     )
 
 
-def _reach(address: str, host: FarQueue | None, keys: str | None, insecure: bool) -> tuple[Address, Access]:
-    place = Address.parse_remote(address if host is None else host.address)
-    return place, approach(place, keys, insecure=insecure)
+def _reach(endpoint: Endpoint, host: FarQueue | None) -> tuple[Address, Access]:
+    place = Address.parse_remote(endpoint.address if host is None else host.address)
+    return place, approach(place, endpoint.keys, insecure=endpoint.insecure)
 
 
 def _nothing() -> None:

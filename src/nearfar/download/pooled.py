@@ -37,7 +37,7 @@ from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.model import Ending, Failure, HostNow, Job, Reason, Report, Saved, Underway
 from nearfar.download.producer import Producer
-from nearfar.download.transport import RequestSender, open_request_sender
+from nearfar.download.transport import Endpoint, RequestSender, open_request_sender
 from nearfar.download.watched import MOST_HOSTS, host_of
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
 
@@ -140,9 +140,8 @@ def fetch_share(order: Order) -> ShareReport:
     )
     try:
         fetcher = _kept_fetcher(order.fetching)
-        request_sender = open_request_sender(
-            order.queue, insecure=order.insecure, wait=order.wait, helper=True
-        )
+        endpoint = Endpoint(address=order.queue, insecure=order.insecure, wait=order.wait)
+        request_sender = open_request_sender(endpoint, helper=True)
         try:
             if request_sender.limits is not None:
                 fetcher.share(request_sender.limits)

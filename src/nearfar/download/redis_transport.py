@@ -24,6 +24,7 @@ import msgpack
 from nearfar.download.fetch.base import HostLimits
 from nearfar.download.model import Underway
 from nearfar.download.transport import (
+    Endpoint,
     IncomingRequest,
     RemoteReceiver,
     RemoteSender,
@@ -43,6 +44,7 @@ from nearfar.errors import (
 )
 from nearfar.net.auth import choose
 from nearfar.net.process import new_name
+from nearfar.net.reliable import LEASE
 from nearfar.net.schemes import shown
 from nearfar.queues.base import left
 from nearfar.queues.redis.address import RedisAddress
@@ -57,8 +59,6 @@ MOST_QUEUED = 32 * 1024 * 1024
 """Bytes of messages that the server may hold."""
 TOGETHER = 4 * 1024 * 1024
 """Bytes of messages that wait in a sender, and that it sends in one command."""
-LEASE = 10.0
-"""Seconds of silence after which a process counts as dead."""
 TTL = 3600.0
 """Seconds after which the server forgets what killed programs left."""
 FAREWELL = 2.0
@@ -72,11 +72,11 @@ log = logging.getLogger(__name__)
 class Exchange:
     """One process's client of an exchange, and its messages as bytes."""
 
-    def __init__(self, address: str, keys: str | None, insecure: bool, wait: float, **role: Any) -> None:
+    def __init__(self, endpoint: Endpoint, **role: Any) -> None:
         """Raises `AddressError`, `KeysError`."""
-        self.place = RedisAddress.parse(address)
+        self.place = RedisAddress.parse(endpoint.address)
         self.place.settings()  # its password can be read
-        access = choose(keys, insecure)
+        access = choose(endpoint.keys, endpoint.insecure)
         self._head = 0
         self._sign: Callable[[bytes], bytes] = bytes
         self._verify: Callable[[bytes], bytes] = bytes
@@ -93,7 +93,7 @@ class Exchange:
         }
         self.client = RedisClient(
             self.place,
-            wait,
+            endpoint.wait,
             None,
             settles=False,
             script=SCRIPT,
@@ -143,10 +143,10 @@ class RedisRequestSender(RemoteSender):
     limits: HostLimits | None = None
     """No process could hold limits of hosts that all producers share: each keeps its own."""
 
-    def __init__(self, address: str, keys: str | None, insecure: bool, wait: float, *, helper: bool) -> None:
+    def __init__(self, endpoint: Endpoint, *, helper: bool) -> None:
         self.on_event: Callable[[], None] = _nothing
         self._id = new_name()
-        self._exchange = Exchange(address, keys, insecure, wait, id=self._id)
+        self._exchange = Exchange(endpoint, id=self._id)
         self._client = self._exchange.client
         self._helper = helper
         self._lock = threading.Lock()
@@ -352,11 +352,9 @@ class RedisIncomingRequest(IncomingRequest):
 class RedisRequestReceiver(RemoteReceiver):
     """A consumer's side, which can be addressed by its name and by its store's id."""
 
-    def __init__(
-        self, address: str, keys: str | None, insecure: bool, wait: float, *, store: str, producers: int
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, *, store: str, producers: int) -> None:
         self._store = store
-        self._exchange = Exchange(address, keys, insecure, wait, store=store, expected=producers)
+        self._exchange = Exchange(endpoint, store=store, expected=producers)
         self._client = self._exchange.client
 
     def reach(self, timeout: float) -> bool:
@@ -416,43 +414,24 @@ class RedisRequestReceiver(RemoteReceiver):
                 raise
 
 
-def open_request_sender(
-    address: str,
-    *,
-    bind: bool = False,
-    lanes: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    wait: float = 60.0,
-    helper: bool = False,
-) -> RedisRequestSender:
-    """As `far_transport.open_request_sender`; `bind` is an error, and there are no `lanes`."""
-    _refuse_to_host(address, bind)
-    return RedisRequestSender(address, keys, insecure, wait, helper=helper)
+def open_request_sender(endpoint: Endpoint, *, helper: bool = False) -> RedisRequestSender:
+    """As `transport.open_request_sender`; ``bind`` is an error, and there are no ``lanes``."""
+    _refuse_to_host(endpoint)
+    return RedisRequestSender(endpoint, helper=helper)
 
 
-def open_request_receiver(
-    address: str,
-    *,
-    store: str,
-    bind: bool = False,
-    lanes: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    wait: float = 60.0,
-    producers: int = 1,
-) -> RedisRequestReceiver:
-    """As `far_transport.open_request_receiver`; `bind` is an error, and there are no `lanes`. Of all
+def open_request_receiver(endpoint: Endpoint, *, store: str, producers: int = 1) -> RedisRequestReceiver:
+    """As `transport.open_request_receiver`; ``bind`` is an error, and there are no ``lanes``. Of all
     consumers, the highest number of expected `producers` counts."""
-    _refuse_to_host(address, bind)
-    return RedisRequestReceiver(address, keys, insecure, wait, store=store, producers=producers)
+    _refuse_to_host(endpoint)
+    return RedisRequestReceiver(endpoint, store=store, producers=producers)
 
 
-def _refuse_to_host(address: str, bind: bool) -> None:
-    if bind:
+def _refuse_to_host(endpoint: Endpoint) -> None:
+    if endpoint.bind:
         raise AddressError(
-            f"no program hosts a queue in Redis: use --queue {shown(address)} in place of --bind, on both"
-            " sides"
+            f"no program hosts a queue in Redis: use --queue {shown(endpoint.address)} in place of --bind, on"
+            " both sides"
         )
 
 

@@ -117,6 +117,23 @@ class RemoteReceiver(RequestReceiver, Remote, Protocol):
     """A consumer's side of a queue at an address."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """The queue at which the programs of a download meet, and how this one gets in."""
+
+    address: str
+    bind: bool = False
+    """Whether this program hosts the queue there."""
+    lanes: str | None = None
+    """The ports for items of a hosted queue, as ``FROM-TO``."""
+    keys: str | None = None
+    """A folder of keys; None for what ``NEARFAR_KEYS`` names."""
+    insecure: bool = False
+    """Whether every program may connect."""
+    wait: float = 60.0
+    """Seconds that the queue's host may be absent."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteTransport:
     """What is behind the scheme of an address: functions with the arguments of those below."""
@@ -125,52 +142,22 @@ class RemoteTransport:
     open_request_receiver: Callable[..., RemoteReceiver]
 
 
-def open_request_sender(
-    address: str,
-    *,
-    bind: bool = False,
-    lanes: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    wait: float = 60.0,
-    helper: bool = False,
-) -> RemoteSender:
-    """A producer's side of the queue at `address`, which it hosts if `bind`.
+def open_request_sender(endpoint: Endpoint, *, helper: bool = False) -> RemoteSender:
+    """A producer's side.
 
     A `helper` is not counted as a producer: it works for a counted one that outlives it.
 
     Raises `AddressError`, `KeysError`; the returned object raises `QueueLost` once the host is absent for
-    `wait` seconds, and `NotAdmitted`.
+    ``endpoint.wait`` seconds, and `NotAdmitted`.
     """
-    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, address)
-    return transport.open_request_sender(
-        address, bind=bind, lanes=lanes, keys=keys, insecure=insecure, wait=wait, helper=helper
-    )
+    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, endpoint.address)
+    return transport.open_request_sender(endpoint, helper=helper)
 
 
-def open_request_receiver(
-    address: str,
-    *,
-    store: str,
-    bind: bool = False,
-    lanes: str | None = None,
-    keys: str | None = None,
-    insecure: bool = False,
-    wait: float = 60.0,
-    producers: int = 1,
-) -> RemoteReceiver:
+def open_request_receiver(endpoint: Endpoint, *, store: str, producers: int = 1) -> RemoteReceiver:
     """A consumer's side, for the store with the id `store`; it expects `producers` producers.
 
     Raises as `open_request_sender`.
     """
-    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, address)
-    return transport.open_request_receiver(
-        address,
-        store=store,
-        bind=bind,
-        lanes=lanes,
-        keys=keys,
-        insecure=insecure,
-        wait=wait,
-        producers=producers,
-    )
+    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, endpoint.address)
+    return transport.open_request_receiver(endpoint, store=store, producers=producers)

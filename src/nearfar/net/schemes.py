@@ -17,15 +17,13 @@ QUEUES, POOLS, DOWNLOADS = "nearfar.queues", "nearfar.pools", "nearfar.downloads
 _FAR, _REDIS = "nearfar.queues.far:TRANSPORT", "nearfar.queues.redis.queue:TRANSPORT"
 _FAR_DOWNLOAD = "nearfar.download.far_transport:TRANSPORT"
 _REDIS_DOWNLOAD = "nearfar.download.redis_transport:TRANSPORT"
+_OF_REDIS = ("redis", "rediss", "valkey", "valkeys")
 _DASK, _RAY = "nearfar.pool.dask_executor:connect", "nearfar.pool.ray_executor:connect"
 _BUILT_IN = {
     QUEUES: {
         "tcp": _FAR,
         "ipc": _FAR,
-        "redis": _REDIS,
-        "rediss": _REDIS,
-        "valkey": _REDIS,
-        "valkeys": _REDIS,
+        **dict.fromkeys(_OF_REDIS, _REDIS),
     },
     POOLS: {
         "tcp": "nearfar.pool.factory:connect_coordinator",
@@ -36,10 +34,7 @@ _BUILT_IN = {
     DOWNLOADS: {
         "tcp": _FAR_DOWNLOAD,
         "ipc": _FAR_DOWNLOAD,
-        "redis": _REDIS_DOWNLOAD,
-        "rediss": _REDIS_DOWNLOAD,
-        "valkey": _REDIS_DOWNLOAD,
-        "valkeys": _REDIS_DOWNLOAD,
+        **dict.fromkeys(_OF_REDIS, _REDIS_DOWNLOAD),
     },
 }
 """What is loaded for each scheme, as ``module:name``, as in an entry point."""
@@ -74,6 +69,12 @@ def load(group: str, address: str) -> Any:
         return added[scheme].load()
     except Exception as error:
         raise AddressError(f"{scheme}:// cannot be used: {added[scheme].value} raised {error!r}") from error
+
+
+def hosted(address: str) -> bool:
+    """Whether a program of nearfar is behind `address`, rather than a server or an engine of others."""
+    scheme, separator, _ = address.partition("://")
+    return not separator or scheme in ("tcp", "ipc")
 
 
 def shown(address: str) -> str:

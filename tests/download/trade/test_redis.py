@@ -16,7 +16,7 @@ from nearfar import Queue
 from nearfar.cli.exits import Exit
 from nearfar.download import redis_transport
 from nearfar.download.redis_transport import RedisRequestReceiver, RedisRequestSender
-from nearfar.download.transport import Undeliverable
+from nearfar.download.transport import Endpoint, Undeliverable
 from nearfar.errors import NotAdmitted, ProducerLost, QueueLost, ShutDown
 from nearfar.net import auth
 from tests.download.trade.commands import Commands, ended
@@ -36,9 +36,7 @@ class Exchange:
         self._stack = stack
 
     def sender(self, keys: Path | None = None, *, attends: bool = True) -> RedisRequestSender:
-        sender = redis_transport.open_request_sender(
-            self.address, keys=str(keys) if keys else None, insecure=not keys, wait=LIMIT
-        )
+        sender = redis_transport.open_request_sender(self._endpoint(keys))
         self._close_at_end(sender)
         if attends:
             assert sender.reach(LIMIT)
@@ -49,16 +47,14 @@ class Exchange:
         self, store: str = "store", keys: Path | None = None, producers: int = 1
     ) -> RedisRequestReceiver:
         receiver = redis_transport.open_request_receiver(
-            self.address,
-            store=store,
-            keys=str(keys) if keys else None,
-            insecure=not keys,
-            wait=LIMIT,
-            producers=producers,
+            self._endpoint(keys), store=store, producers=producers
         )
         self._close_at_end(receiver)
         assert receiver.reach(LIMIT)
         return receiver
+
+    def _endpoint(self, keys: Path | None) -> Endpoint:
+        return Endpoint(address=self.address, keys=str(keys) if keys else None, insecure=not keys, wait=LIMIT)
 
     def _close_at_end(self, end: RedisRequestSender | RedisRequestReceiver) -> None:
         def close() -> None:
