@@ -16,10 +16,11 @@ from nearfar import AddressError, CoordinatorLost, Pool, WorkerInfo, WorkerLost,
 from nearfar.coordinator.task import Mode
 from nearfar.net import schemes
 from nearfar.pool.call import Call
+from nearfar.pool.cluster_executor import foreign_address
 from nearfar.pool.codec import pickled
 from nearfar.pool.engine import PoolPromises
 from nearfar.pool.engine_worker import PackedCall, enter, prepare, run_packed
-from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address
+from nearfar.pool.executor_engine import ForeignEngine, Packing
 from nearfar.pool.results import AsyncResult
 from nearfar.serialization import tracebacks
 from nearfar.worker import lifetime

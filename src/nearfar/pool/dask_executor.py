@@ -6,10 +6,8 @@ import asyncio
 import itertools
 import os
 import socket
-import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import astuple
 from functools import partial
@@ -23,19 +21,21 @@ from nearfar.coordinator.task import Mode
 from nearfar.errors import CoordinatorLost, PoolBroken, WorkerLost
 from nearfar.net.process import new_name
 from nearfar.pool.base_engine import read_initializer_error, travelling_initializer
+from nearfar.pool.cluster_executor import (
+    AHEAD,
+    LOOK_EVERY,
+    ClusterExecutor,
+    foreign_address,
+    wait_for_listener,
+)
 from nearfar.pool.codec import pickled
 from nearfar.pool.dask_scheduler import NAME, PREFIX, OnceOnly
 from nearfar.pool.engine import PoolPromises
 from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared, enter, prepare, run_packed
-from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
+from nearfar.pool.executor_engine import ForeignEngine, Packing
 from nearfar.worker.lifetime import WorkerInfo
 
 __all__ = ["DaskExecutor", "connect", "over_client"]
-
-AHEAD = 16
-"""Calls in the scheduler for each worker: it passes messages in batches, and starves with few."""
-LOOK_EVERY = 1.0
-"""Seconds between two looks at how many workers there are."""
 
 
 def connect(
@@ -89,7 +89,7 @@ class Moved(Exception):
     """The call is not this worker's any more. The caller does not see this."""
 
 
-class DaskExecutor(Executor):
+class DaskExecutor(ClusterExecutor):
     """Submits packed calls to a Dask cluster, where each begins once at most.
 
     A call whose worker died ends with `WorkerLost`. All end with `CoordinatorLost` once the connection to the
@@ -114,15 +114,12 @@ class DaskExecutor(Executor):
         read_error: Callable[[bytes], BaseException],
         close: Callable[[], object],
     ) -> None:
+        super().__init__("dask", read_error)
         self._client = client
-        self._name = name
-        self._read_error = read_error
+        self._pool = name
         self._close_client = close
         self._prepared = initializer is not None
-        self._process = os.getpid()
         self._numbers = itertools.count()
-        self._lock = threading.RLock()  # a garbage collection inside may end the same pool
-        self._closing: threading.Thread | None = None
         try:
             client.register_plugin(OnceOnly(), name=NAME)
             if initializer is not None:
@@ -137,39 +134,19 @@ class DaskExecutor(Executor):
                 f"the Dask scheduler at {client.scheduler.address} does not take the plugin that lets each"
                 f" call run once; its Python needs this version of nearfar: {error!r}"
             ) from error
-        self._max_workers: int = sum(client.nthreads().values())
-        """Threads of all workers, as of the last look: so many calls run at once."""
-        # Callbacks may wait, and Dask's own thread must not: it sends the heartbeats.
-        self._callbacks = ThreadPoolExecutor(1, "nearfar-dask")
+        self._max_workers = sum(client.nthreads().values())
         self._loop = client.loop.asyncio_loop
         self._looking = asyncio.run_coroutine_threadsafe(self._look(), self._loop)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As `Executor.submit`, only for ``run_packed(call)``."""
-        assert fn is run_packed, "this executor is only for ForeignEngine"
-        (call,) = args
-        key = f"{PREFIX}{call.describe()}-{self._name}-{next(self._numbers)}"
+    def _start(self, call: PackedCall, outcome: Future[Any]) -> None:
+        key = f"{PREFIX}{call.describe()}-{self._pool}-{next(self._numbers)}"
         given = self._client.submit(run_once, key, call, self._prepared, key=key, pure=False)
-        outcome: Future[Any] = Future()
         asyncio.run_coroutine_threadsafe(self._follow(given, outcome), self._loop)
-        return outcome
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`. Calls that run go on, and their outcomes are dropped."""
-        if self._process != os.getpid() or sys.is_finalizing():  # then no thread can be started any more
-            return
-        with self._lock:
-            if self._closing is None:  # in a thread: this may be a callback, or Dask's own thread
-                self._closing = threading.Thread(target=self._close, name="nearfar-dask-end")
-                self._closing.start()
-        if wait:
-            self._closing.join()
 
     def _close(self) -> None:
         self._looking.cancel()
         with suppress(Exception):  # the scheduler is gone
             self._close_client()
-        self._callbacks.shutdown()
 
     async def _follow(self, given: Any, outcome: Future[Any]) -> None:
         value: Any = None
@@ -183,16 +160,10 @@ class DaskExecutor(Executor):
             error = CoordinatorLost(f"Dask has given up the call: {lost or 'its client was closed'}")
         except Exception as other:
             error = other
-        match value:
-            case Refused(worker):
-                error = WorkerLost(worker.name, worker.host, worker.pid, "was lost")
-            case Unprepared(blob):
-                error = self._read_error(blob)
-        with suppress(RuntimeError):  # the pool was terminated
-            if error is None:
-                self._callbacks.submit(outcome.set_result, value)
-            else:
-                self._callbacks.submit(outcome.set_exception, error)
+        if isinstance(value, Refused):
+            worker = value.worker
+            error = WorkerLost(worker.name, worker.host, worker.pid, "was lost")
+        self._tell(outcome, value, error)
 
     async def _look(self) -> None:
         while True:

@@ -287,8 +287,8 @@ class Executor(futures.Executor):
         """Start `max_workers` workers (None: one for each CPU).
 
         The other arguments are those of `Pool`; a dashboard is served until `shutdown` has waited, or the
-        workers are ended. Raises
-        `ValueError` or `TypeError` for invalid arguments, `AddressError` and `KeysError`.
+        workers are ended. Raises `ValueError` or `TypeError` for invalid arguments, `AddressError` and
+        `KeysError`.
         """
         least = 1 if address is None else 0
         count_of(max_workers, "max_workers", "Executor")

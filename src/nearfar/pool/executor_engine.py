@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
@@ -15,9 +12,8 @@ from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any, NamedTuple, NoReturn
 
 from nearfar.coordinator.task import Mode, TaskState
-from nearfar.errors import AddressError, CoordinatorLost, WorkerLost
+from nearfar.errors import WorkerLost
 from nearfar.net.interrupts import Shield, safely, struck_anywhere
-from nearfar.net.schemes import shown
 from nearfar.pool.call import Call
 from nearfar.pool.codec import ClientCodec
 from nearfar.pool.engine import NOT_OURS, SHUT, Closed, PoolPromises, check_callable
@@ -26,7 +22,7 @@ from nearfar.pool.results import InterruptibleCondition
 from nearfar.queues.base import deadline_of
 from nearfar.serialization.tracebacks import anew
 
-__all__ = ["ForeignEngine", "Packing", "foreign_address", "run_call", "wait_for_listener"]
+__all__ = ["ForeignEngine", "Packing", "run_call"]
 
 
 class Raised:
@@ -49,46 +45,6 @@ class Packing(NamedTuple):
         else:
             packed = self.codec.dump_call(call.function, call.blob, call.buffers)
         return PackedCall(self.client, call.mode, *packed)
-
-
-def foreign_address(scheme: str, address: str, options: Mapping[str, Any]) -> tuple[str, int | None]:
-    """``HOST:PORT`` and the window of ``SCHEME://HOST:PORT?window=CALLS``, for an engine that does not know
-    nearfar's keys and plain format. Raises `AddressError`, and `ValueError` for such an option.
-    """
-    host = r"\[[0-9a-fA-F:.]+\]|[\w.-]+"
-    found = re.fullmatch(rf"{scheme}://({host}):(\d{{1,5}})(?:\?window=([1-9]\d{{0,8}}))?", address)
-    if found is None:
-        raise AddressError(
-            f"cannot read the address {shown(address)!r}: expected {scheme}://HOST:PORT, or"
-            f" {scheme}://HOST:PORT?window=CALLS"
-        )
-    for name in ("plain", "keys", "insecure"):
-        if options.get(name):
-            raise ValueError(
-                f"{name}= is for nearfar's own pools: the engine behind {scheme}:// does not know it"
-            )
-    host, port, window = found.groups()
-    return f"{host}:{port}", None if window is None else int(window)
-
-
-def wait_for_listener(kind: str, scheme: str, place: str, wait: float) -> None:
-    """Wait until a program listens at ``HOST:PORT``: the clients of engines give up late, or leave a thread.
-
-    Raises `CoordinatorLost` after `wait` seconds; it names the `kind` of program.
-    """
-    host, _, port = place.rpartition(":")
-    until, pause = time.monotonic() + wait, threading.Event()
-    while True:
-        try:
-            socket.create_connection(
-                (host.strip("[]"), int(port)), max(0.1, until - time.monotonic())
-            ).close()
-            return
-        except (OSError, OverflowError) as error:
-            if time.monotonic() >= until:
-                said = f"no {kind} answers at {scheme}://{place} after {wait:g} s: {error}"
-                raise CoordinatorLost(said) from None
-        pause.wait(0.1)
 
 
 def run_call(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,18 +21,21 @@ from nearfar.coordinator.task import Mode
 from nearfar.errors import CoordinatorLost, WorkerLost
 from nearfar.net.process import new_name
 from nearfar.pool.base_engine import read_initializer_error, travelling_initializer
+from nearfar.pool.cluster_executor import (
+    AHEAD,
+    LOOK_EVERY,
+    ClusterExecutor,
+    foreign_address,
+    wait_for_listener,
+)
 from nearfar.pool.codec import pickled
 from nearfar.pool.engine import PoolPromises
 from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared, enter, prepare, run_packed
-from nearfar.pool.executor_engine import ForeignEngine, Packing, foreign_address, wait_for_listener
+from nearfar.pool.executor_engine import ForeignEngine, Packing
 from nearfar.worker.lifetime import WorkerInfo
 
 __all__ = ["RayExecutor", "connect"]
 
-AHEAD = 16
-"""Calls in the cluster for each CPU."""
-LOOK_EVERY = 1.0
-"""Seconds between two looks at how many CPUs there are."""
 _LOST = (
     exceptions.WorkerCrashedError,
     exceptions.NodeDiedError,
@@ -65,7 +67,7 @@ def connect(
     return ForeignEngine(executor, None, window, ahead=AHEAD, owned=True, packing=Packing(name, codec))
 
 
-class RayExecutor(Executor):
+class RayExecutor(ClusterExecutor):
     """Submits packed calls to a Ray cluster, one for each CPU at a time; Ray runs none of them again.
 
     A call whose worker died ends with `WorkerLost`. All end with `CoordinatorLost` once the connection is
@@ -92,17 +94,12 @@ class RayExecutor(Executor):
         until: float,
     ) -> None:
         """`until`: when to give up connecting, of `time.monotonic`. Raises `CoordinatorLost`."""
+        super().__init__("ray", read_error)
         self._address = address
-        self._read_error = read_error
-        self._process = os.getpid()
         self._ended = threading.Event()
-        self._lock = threading.RLock()  # a garbage collection inside may end the same pool
-        self._closing: threading.Thread | None = None
         self._max_workers = 0
-        """CPUs of the cluster, as of the last look."""
         # Ray's client has a state for each thread: a thread of its own leaves the program's alone.
-        self._ray = ThreadPoolExecutor(1, "nearfar-ray")
-        self._callbacks = ThreadPoolExecutor(1, "nearfar-ray-callbacks")
+        self._ray = ThreadPoolExecutor(1, "nearfar-ray-client")
         while True:  # a head under load gives a client up that it could not serve within half a minute
             try:
                 self._ray.submit(self._begin, name, initializer).result()
@@ -115,31 +112,14 @@ class RayExecutor(Executor):
         self._looking = threading.Thread(target=self._look, name="nearfar-ray-look", daemon=True)
         self._looking.start()
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As `Executor.submit`, only for ``run_packed(call)``."""
-        assert fn is run_packed, "this executor is only for ForeignEngine"
-        (call,) = args
-        outcome: Future[Any] = Future()
+    def _start(self, call: PackedCall, outcome: Future[Any]) -> None:
         self._ray.submit(self._send, call, outcome)
-        return outcome
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`. Calls that run are ended."""
-        if self._process != os.getpid() or sys.is_finalizing():  # then no thread can be started any more
-            return
-        with self._lock:
-            if self._closing is None:  # in a thread: this may be a callback
-                self._closing = threading.Thread(target=self._close, name="nearfar-ray-end")
-                self._closing.start()
-        if wait:
-            self._closing.join()
 
     def _close(self) -> None:
         self._ended.set()
         self._looking.join()
-        self._ray.submit(self._end)
+        self._ray.submit(self._disconnect)
         self._ray.shutdown()
-        self._callbacks.shutdown()
 
     # -- in the thread of Ray's client -------------------------------------------------------------
 
@@ -165,9 +145,9 @@ class RayExecutor(Executor):
             answer.future().add_done_callback(partial(self._answered, outcome))
         except Exception as error:
             lost = not self._client.is_connected()
-            self._tell(outcome, None, ConnectionError(*error.args) if lost else error)
+            self._tell(outcome, None, self._translated(ConnectionError(*error.args) if lost else error))
 
-    def _end(self) -> None:
+    def _disconnect(self) -> None:
         with suppress(Exception):  # the cluster is gone
             self._context.__exit__()
             self._context.disconnect()
@@ -181,23 +161,17 @@ class RayExecutor(Executor):
 
     def _answered(self, outcome: Future[Any], answer: Future[Any]) -> None:
         error = answer.exception()
-        self._tell(outcome, answer.result() if error is None else None, error)
+        value = answer.result() if error is None else None
+        self._tell(outcome, value, None if error is None else self._translated(error))
 
-    def _tell(self, outcome: Future[Any], value: Any, error: BaseException | None) -> None:
+    def _translated(self, error: BaseException) -> BaseException:
         if isinstance(error, _LOST):
             how = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            error = WorkerLost(f"of {self._address}", "", 0, f"was lost: {how}")
-        elif isinstance(error, ConnectionError):
-            error = CoordinatorLost(
-                f"the connection to {self._address} is lost: {' '.join(str(error).split())}"
-            )
-        elif isinstance(value, Unprepared):
-            error = self._read_error(value.error)
-        with suppress(RuntimeError):  # the pool was terminated
-            if error is None:
-                self._callbacks.submit(outcome.set_result, value)
-            else:
-                self._callbacks.submit(outcome.set_exception, error)
+            return WorkerLost(f"of {self._address}", "", 0, f"was lost: {how}")
+        if isinstance(error, ConnectionError):
+            said = " ".join(str(error).split())
+            return CoordinatorLost(f"the connection to {self._address} is lost: {said}")
+        return error
 
 
 def run_in_ray(call: PackedCall, first: list[Any]) -> EngineAnswer | Unprepared:
