@@ -23,7 +23,7 @@ HELPERS = {
     "options",
     "parser",
     "progress",
-    "status",
+    "status_readers",
 }
 
 

@@ -18,7 +18,7 @@ from nearfar.cli.exits import Exit, tell, tell_drawn
 from nearfar.cli.options import DEFAULT_ADDRESS, DEFAULT_POOL_ADDRESS, add_access_options, seconds
 from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import duration, number, size
-from nearfar.cli.status import DEFAULT, Reader, reader_of
+from nearfar.cli.status_readers import DEFAULT, Reader, reader_of
 from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, QueueLost
 from nearfar.readable import readable
 

@@ -1,4 +1,4 @@
-"""The transport over a Redis or Valkey server: requests and answers are steps of ``exchange.lua``.
+"""The transport over a Redis or Valkey server: requests and answers are steps of ``redis_transport.lua``.
 
 No process hosts it, and nothing in it is needed once all programs have left. What a server that was started
 again without its data has lost, each sender sends again.
@@ -54,7 +54,7 @@ from nearfar.serialization import item_codec
 if TYPE_CHECKING:
     from nearfar.dashboard.model import QueueStatus
 
-SCRIPT = Path(__file__).with_name("exchange.lua").read_bytes()
+SCRIPT = Path(__file__).with_name("redis_transport.lua").read_bytes()
 MOST_QUEUED = 32 * 1024 * 1024
 """Bytes of messages that the server may hold."""
 TOGETHER = 4 * 1024 * 1024

@@ -13,7 +13,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, free_port, saved_in, serve
 from tests.download.trade.gate import Gate
-from tests.download.trade.moments import Moments, saved_names
+from tests.download.trade.saved_at_kills import SavedAtKills, saved_names
 from tests.support import redis_server
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -98,7 +98,7 @@ def test_after_both_commands_were_killed_the_same_ones_go_on(web: Web, commands:
     for process in (host, producer):
         process.kill()
         process.wait()
-    moments = Moments(web, commands.folder / "a")
+    moments = SavedAtKills(web, commands.folder / "a")
     moments.note()
     gate.open()
     host, producer = commands.host("-o", "a"), commands.produce(web)

@@ -17,7 +17,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
-from tests.download.trade.moments import Moments, saved_names
+from tests.download.trade.saved_at_kills import SavedAtKills, saved_names
 from tests.download.trade.troop import Files
 from tests.support.processes import leaves
 from tests.support.routes import status
@@ -93,7 +93,7 @@ def commands(request: pytest.FixtureRequest) -> Pooled:
     return made
 
 
-def note_half(moments: Moments) -> None:
+def note_half(moments: SavedAtKills) -> None:
     """Wait until all that passed a `Gate` at half of the files is saved, and note it."""
     assert eventually(lambda: len(saved_names(moments.folder)) == FILES // 2)
     moments.note()
@@ -154,7 +154,7 @@ def test_killed_workers_cost_nothing(web: Web, commands: Pooled, count: int) -> 
     I expect the rest to be fetched, nothing of what was saved to be fetched again, and a good end for all.
     """
     gate = Gate(web, after=FILES // 2)
-    moments = Moments(web, commands.folder / "a")
+    moments = SavedAtKills(web, commands.folder / "a")
     host, producer = commands.host("-o", "a"), commands.fetch(web)
     assert gate.reached.wait(60)
     note_half(moments)
@@ -180,7 +180,7 @@ def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int
         producer = commands.start(
             "producer", "--queue", commands.address, "--pool", commands.pool, "-i", "urls.txt"
         )
-        moments = Moments(web, commands.folder / "a")
+        moments = SavedAtKills(web, commands.folder / "a")
         killed: set[int] = set()
         for moment in sorted(dice.sample(range(1, 2500), 6)):
             assert eventually(partial(asked, web, moment), 60)
@@ -200,7 +200,7 @@ def test_workers_killed_again_and_again_cost_nothing(commands: Pooled, seed: int
 
 @pytest.mark.slow
 def test_a_machine_that_is_lost_costs_nothing(web: Web, far: Pooled) -> None:
-    gate, moments = Gate(web, after=FILES // 2), Moments(web, far.folder / "a")
+    gate, moments = Gate(web, after=FILES // 2), SavedAtKills(web, far.folder / "a")
     host, producer = far.host("-o", "a"), far.fetch(web)
     assert gate.reached.wait(60)
     note_half(moments)

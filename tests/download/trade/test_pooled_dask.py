@@ -11,7 +11,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
-from tests.download.trade.moments import Moments
+from tests.download.trade.saved_at_kills import SavedAtKills
 from tests.pool.places import free_port
 from tests.support import dask_cluster
 from tests.support.web import Web
@@ -58,7 +58,7 @@ def test_what_a_killed_worker_had_saved_counts_as_saved(
 ) -> None:
     """Files of its share are there when the share runs again, but this run has saved them."""
     gate = Gate(web, after)
-    moments = Moments(web, commands.folder / "a")
+    moments = SavedAtKills(web, commands.folder / "a")
     host, producer = commands.host("-o", "a"), commands.produce(web, "--pool", cluster.address)
     assert gate.reached.wait(60)
     moments.note()
@@ -76,7 +76,7 @@ def test_an_interrupted_producer_goes_on_when_run_again(
     web: Web, commands: Commands, cluster: dask_cluster.Cluster
 ) -> None:
     gate = Gate(web, 20)
-    moments = Moments(web, commands.folder / "a")
+    moments = SavedAtKills(web, commands.folder / "a")
     host = commands.host("-o", "a", "--expected-producers", "2")
     producer = commands.produce(web, "--pool", cluster.address)
     assert gate.reached.wait(60)

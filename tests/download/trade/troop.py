@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from nearfar.queues.far import FarQueue
-from tests.download.trade.moments import Moments, saved_names
+from tests.download.trade.saved_at_kills import SavedAtKills, saved_names
 from tests.support.exchange import Reply, Request
 from tests.support.redis_server import DURABLE, Server, listens
 from tests.support.waiting import eventually
@@ -118,7 +118,7 @@ class Troop:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         self.saved_in = self.folder / "saved"
-        self.moments = Moments(self.files.web, self.saved_in)
+        self.moments = SavedAtKills(self.files.web, self.saved_in)
         programs = [sys.executable, "-m", "nearfar"]
         meet = ["--wait", str(self.wait), "--queue", self.address]
         consumer = [*programs, "consumer", "-o", str(self.saved_in)]

@@ -21,7 +21,7 @@ def saved_names(folder: Path) -> set[str]:
     return set()
 
 
-class Moments:
+class SavedAtKills:
     """The moments of one download, each with the files that were saved before it.
 
     Call `note` just before each kill, and before each start of a command that was there before.
