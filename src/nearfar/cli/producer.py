@@ -460,6 +460,7 @@ def _available_cpus() -> int:
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     # Imported here: a local download needs no ZeroMQ, and makes its producer in another process.
     from nearfar.download.producer import Producer
+    from nearfar.download.remote_stores import RemoteStores
 
     address = queue_address(options)
     with (
@@ -468,7 +469,7 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
     ):
         if request_sender.limits is not None:
             fetcher.share(request_sender.limits)
-        producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
+        producer = Producer(run.job_source, fetcher, RemoteStores(request_sender), jobs=options.jobs)
         _run(producer, request_sender, run, hosts=options.bind is not None)
 
 
