@@ -28,7 +28,7 @@ from nearfar.download.messages import (
     decode,
     encode_answer,
 )
-from nearfar.download.model import Failure, Partial, Reason, Report, Saved, StoreError, StreamLost, Underway
+from nearfar.download.model import Failure, Reason, Report, Saved, StoreError, StreamLost, Underway
 from nearfar.download.store.partials import Resumption
 from nearfar.download.store.store import Group, Store
 from nearfar.download.streams import SILENT, Streams
@@ -82,7 +82,7 @@ class _Waiting:
     def answer(self) -> None:
         verdicts = tuple(verdict for verdict in self.verdicts if verdict is not None)
         assert len(verdicts) == len(self.verdicts), "a commit gives every draft a verdict"
-        self.incoming.answer(encode_answer(Verdicts(verdicts)))
+        self.incoming.answer(encode_answer(Verdicts.of(verdicts)))
 
 
 class Consumer:
@@ -241,7 +241,7 @@ class Consumer:
     def _look_up(self, request: Offer) -> tuple[AlreadySaved | Failure, list[str]]:
         """What is saved or begun of the offered jobs; and their partial files that are being written."""
         try:
-            found: list[Saved | Partial | None] = [*self._store.known(request.jobs)]
+            found = self._store.known(request.jobs)
             missing = [index for index, saved in enumerate(found) if saved is None]
             jobs = [request.jobs[index] for index in missing]
             files = {(self._store.key(job), job.name) for job in jobs} if len(self._streams) else set()
@@ -250,9 +250,8 @@ class Consumer:
             busy += self._streams.of(files)
         except StoreError as error:
             return error.failure, []
-        for index, partial_file in zip(missing, partials, strict=True):
-            found[index] = partial_file
-        return AlreadySaved(tuple(found)), busy
+        begun = zip(missing, partials, strict=True)
+        return AlreadySaved(tuple(found), tuple((index, each) for index, each in begun if each)), busy
 
     def _resume(self, incoming: IncomingRequest, request: Resume) -> None:
         self._streams.abandon(request.stream)
@@ -324,7 +323,7 @@ class Consumer:
                 incoming.answer(encode_answer(lost))
             case Failure() as failure:
                 self.received.count(failure)
-                incoming.answer(encode_answer(Verdicts((failure,))))
+                incoming.answer(encode_answer(Verdicts.of((failure,))))
             case draft:
                 self._group.add(draft, partial(self._count, self._wait(incoming, 1), 0), 0)
 

@@ -4,8 +4,7 @@
 
     producer                                     consumer
     offer   jobs                            ->   known     what is saved already, job by job
-    files   (job, head, body, data)...      ->   verdicts  one for each
-    last    the same, when nothing else is on its way from this producer
+    files   (job, head, body, data)..., last ->  verdicts  one for each
     open    stream, job, head               ->   taken     by which consumer: the rest goes to that one
     chunk   stream, offset, data            ->   written
     finish  stream, body                    ->   verdicts  one
@@ -15,23 +14,36 @@
 Any request may be answered by `failed` (it cannot be carried out) or, about a stream, by `lost` (this
 consumer does not have it; the file must start again).
 
-`encode` and `decode` turn messages into flat rows of msgpack types, and back. Decoding validates the shape of
-all data, since a peer may have another version, or be hostile. A message of many files is validated column by
-column, so that a file costs no call of its own.
+`encode` and `decode` turn messages into arrays of msgpack types, and back. msgspec checks the types of all
+that is decoded, since a peer may have another version, or be hostile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar
 
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved, StreamLost
+from msgspec import Meta, Struct, ValidationError, convert, to_builtins
+
+from nearfar.download.model import Body, Failure, Head, Job, Partial, Saved, StreamLost
 from nearfar.errors import ProtocolError
+from nearfar.readable import readable
 
 Verdict = Saved | Failure
-Data = bytes | memoryview
-"""A consumer may receive views, valid until it answers."""
+if TYPE_CHECKING:
+    Data = bytes | memoryview
+else:  # msgspec has no union of both, and makes views of bytes
+    Data = memoryview
+"""A consumer receives views, valid until it answers."""
+MOST = 1 << 16
+"""Rows of a list: more are refused."""
+T = TypeVar("T")
+Rows = Annotated[tuple[T, ...], Meta(max_length=MOST)]
+Index = Annotated[int, Meta(ge=0, lt=MOST)]
+
+
+class _Message(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """An array that begins with the tag of its class."""
 
 
 class File(NamedTuple):
@@ -43,21 +55,21 @@ class File(NamedTuple):
     data: Data
 
 
-class Offer(NamedTuple):
+class Offer(_Message, tag="offer"):
     """Jobs about to be fetched: asks which of them are saved already."""
 
-    jobs: tuple[Job, ...]
+    jobs: Rows[Job]
 
 
-class Files(NamedTuple):
+class Files(_Message, tag="files"):
     """Small files, many in one message."""
 
-    files: tuple[File, ...]
+    files: Rows[File]
     last: bool = False
     """The producer sends nothing else for now: a commit should not wait for more."""
 
 
-class Open(NamedTuple):
+class Open(_Message, tag="open"):
     """A large file begins. `stream` is a new globally unique id for each attempt to send one."""
 
     stream: str
@@ -65,7 +77,7 @@ class Open(NamedTuple):
     head: Head
 
 
-class Resume(NamedTuple):
+class Resume(_Message, tag="resume"):
     """As `Open`, for the rest of a partial file: the stream's first chunk has its size as offset."""
 
     stream: str
@@ -74,7 +86,7 @@ class Resume(NamedTuple):
     """See `Partial.file`."""
 
 
-class StreamChunk(NamedTuple):
+class StreamChunk(_Message, tag="chunk"):
     """The bytes of a stream from `offset` on. None say that the producer is alive."""
 
     stream: str
@@ -82,14 +94,14 @@ class StreamChunk(NamedTuple):
     data: Data
 
 
-class Finish(NamedTuple):
+class Finish(_Message, tag="finish"):
     """All bytes of a stream were sent; `body` has the size and digest that they must have."""
 
     stream: str
     body: Body
 
 
-class Abandon(NamedTuple):
+class Abandon(_Message, tag="abandon"):
     """The producer sends nothing more of a stream."""
 
     stream: str
@@ -97,224 +109,113 @@ class Abandon(NamedTuple):
     """Another transfer may continue the file."""
 
 
-class AlreadySaved(NamedTuple):
-    """The answer to an offer: what is saved already of each job, or begun, in the offer's order."""
+class AlreadySaved(_Message, tag="known"):
+    """The answer to an offer: what is saved already of each job, in the offer's order, and what is begun."""
 
-    saved: tuple[Saved | Partial | None, ...]
-
-
-class Verdicts(NamedTuple):
-    """The result of each file of a message, in its order."""
-
-    verdicts: tuple[Verdict, ...]
+    saved: Rows[Saved | None]
+    begun: Rows[tuple[Index, Partial]] = ()
+    """With the index of its job."""
 
 
-class StreamAccepted(NamedTuple):
+class Verdicts(_Message, tag="verdicts"):
+    """The result of each file of a message, in its order: those that were saved, and why others were not."""
+
+    saved: Rows[Saved | None]
+    failed: Rows[tuple[Index, Failure]] = ()
+
+    @classmethod
+    def of(cls, verdicts: Iterable[Verdict]) -> Self:
+        rows = tuple(verdicts)
+        return cls(
+            tuple([None if isinstance(row, Failure) else row for row in rows]),
+            tuple([(index, row) for index, row in enumerate(rows) if isinstance(row, Failure)]),
+        )
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for each file. Fewer, if the message is wrong: some file has none."""
+        failed = dict(self.failed)
+        rows = (failed.get(index) if row is None else row for index, row in enumerate(self.saved))
+        return tuple([row for row in rows if row is not None])
+
+
+class StreamAccepted(_Message, tag="taken"):
     """A stream was opened by the consumer called `by`."""
 
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkAck:
+class ChunkAck(_Message, tag="written"):
     """A chunk is in the temporary file (only a verdict confirms that it is safe), or a stream was dropped."""
+
+
+class _Lost(_Message, tag="lost"):
+    value: StreamLost
+
+
+class _Failed(_Message, tag="failed"):
+    value: Failure
 
 
 Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
 Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
+_Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | _Lost | _Failed
+_BODIES = (bytes, memoryview)
+
+
+def encode(request: Request) -> list[Any]:
+    """A request as a message for the transport."""
+    message: list[Any] = to_builtins(request, builtin_types=_BODIES)
+    if isinstance(request, Files):
+        message[1] = list(map(list, message[1]))  # for `set_body`
+    return message
+
+
+def decode(message: Any) -> Request:
+    """The request in a message. Raises `ProtocolError` for an invalid message."""
+    try:
+        return convert(message, Request)  # type: ignore[no-any-return]
+    except (ValidationError, RecursionError) as error:
+        raise _unreadable(error) from None
+
+
+def encode_answer(answer: Answer) -> list[Any]:
+    """An answer as a value for the transport."""
+    told: Any = answer
+    if isinstance(answer, StreamLost | Failure):
+        told = _Lost(answer) if isinstance(answer, StreamLost) else _Failed(answer)
+    value: list[Any] = to_builtins(told, builtin_types=_BODIES)
+    return value
+
+
+def decode_answer(value: Any) -> Answer:
+    """The answer in a value. Raises `ProtocolError` for an invalid value."""
+    try:
+        answer: Any = convert(value, _Answer)
+    except (ValidationError, RecursionError) as error:
+        raise _unreadable(error) from None
+    return answer.value if isinstance(answer, _Lost | _Failed) else answer
+
+
+def _unreadable(error: Exception) -> ProtocolError:
+    return ProtocolError(readable(str(error))[:200])
 
 
 LONG = 4096
 """Bytes of a body that transports carry beside its message: copying a smaller one costs less."""
 
 
+def _rows(message: Sequence[Any]) -> Sequence[Any]:
+    """The parts of a message whose last member may be a body."""
+    return message[1] if message[0] == "files" else [message]
+
+
 def long_bodies(message: list[Any]) -> list[tuple[int, bytes]]:
-    """The long bodies in a message, each with its index: that of the body itself, or of the row whose last
-    field it is."""
-    found = []
-    for index, part in enumerate(message):
-        body = part[-1] if type(part) is list and part else part
-        if type(body) is bytes and len(body) >= LONG:
-            found.append((index, body))
-    return found
+    """The long bodies in an encoded request, each with an index for `set_body`."""
+    rows = enumerate(_rows(message))
+    return [(index, row[-1]) for index, row in rows if type(row[-1]) is bytes and len(row[-1]) >= LONG]
 
 
-def set_body(message: list[Any], index: int, body: Data | None) -> None:
+def set_body(message: list[Any], index: int, body: bytes | memoryview | None) -> None:
     """Put `body` in the place of the one that `long_bodies` found with `index`."""
-    part = message[index]
-    if type(part) is list:
-        part[-1] = body
-    else:
-        message[index] = body
-
-
-Row = Sequence[Any]
-Kinds = frozenset[type]
-
-_SEQUENCES: Kinds = frozenset({tuple, list})
-_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes, memoryview})
-_MAYBE: Kinds = frozenset({str, type(None)})
-_MAYBE_COUNT: Kinds = frozenset({int, type(None)})
-_TIME: Kinds = frozenset({int, float})
-_YES: Kinds = frozenset({bool})
-
-_JOB = (_TEXT, _MAYBE, _MAYBE, _MAYBE)
-_HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE, _MAYBE)
-_BODY = (_COUNT, _MAYBE, _COUNT, _MAYBE)
-_FILE = (*_JOB, *_HEAD, *_BODY, _BYTES)
-_SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT)
-_PARTIAL = (_TEXT, _TEXT, _COUNT, _MAYBE_COUNT, _TEXT, _TEXT, _BYTES, _BYTES)
-_FAILURE = (_TEXT, _TEXT)
-
-
-def encode(request: Request) -> list[Any]:
-    """A request as a message for the transport."""
-    match request:
-        case Files(files, last):
-            rows = [[*_job(job), *head, *body, data] for job, head, body, data in files]
-            return ["last" if last else "files", *rows]
-        case Offer(jobs):
-            return ["offer", *map(_job, jobs)]
-        case Open(stream, job, head):
-            return ["open", stream, *_job(job), *head]
-        case Resume(stream, job, file):
-            return ["resume", stream, *_job(job), file]
-        case StreamChunk(stream, offset, data):
-            return ["chunk", stream, offset, data]
-        case Finish(stream, body):
-            return ["finish", stream, *body]
-        case Abandon(stream, keep):
-            return ["abandon", stream, keep]
-
-
-def decode(message: Any) -> Request:
-    """The request in a message. Raises `ProtocolError` for an invalid message."""
-    word, rest = _word(message)
-    match word:
-        case "files" | "last":
-            return Files(tuple(map(_file, _table(rest, _FILE))), word == "last")
-        case "offer":
-            return Offer(tuple(map(_read_job, _table(rest, _JOB))))
-        case "open":
-            stream, *row = _row(rest, (_TEXT, *_JOB, *_HEAD))
-            return Open(stream, _read_job(row[:4]), Head._make(row[4:]))
-        case "resume":
-            stream, *row, file = _row(rest, (_TEXT, *_JOB, _TEXT))
-            return Resume(stream, _read_job(row), file)
-        case "chunk":
-            return StreamChunk._make(_row(rest, (_TEXT, _COUNT, _BYTES)))
-        case "finish":
-            stream, *row = _row(rest, (_TEXT, *_BODY))
-            return Finish(stream, Body._make(row))
-        case "abandon":
-            return Abandon._make(_row(rest, (_TEXT, _YES)))
-    raise ProtocolError(f"no request: {word[:20]!r}")
-
-
-def encode_answer(answer: Answer) -> list[Any]:
-    """An answer as a value for the transport."""
-    match answer:
-        case Verdicts(verdicts):
-            return ["verdicts", *map(_verdict, verdicts)]
-        case AlreadySaved(saved):
-            return ["known", *[row and [*row] for row in saved]]
-        case StreamAccepted(by):
-            return ["taken", by]
-        case ChunkAck():
-            return ["written"]
-        case StreamLost(joined):
-            return ["lost", joined]
-        case Failure():
-            return ["failed", *_verdict(answer)]
-
-
-def decode_answer(value: Any) -> Answer:
-    """The answer in a value. Raises `ProtocolError` for an invalid value."""
-    word, rest = _word(value)
-    match word:
-        case "verdicts":
-            return Verdicts(_read_verdicts(rest))
-        case "known":
-            return AlreadySaved(_read_known(rest))
-        case "taken":
-            return StreamAccepted._make(_row(rest, (_TEXT,)))
-        case "written" if not rest:
-            return ChunkAck()
-        case "lost":
-            return StreamLost._make(_row(rest, (_YES,)))
-        case "failed":
-            return _failure(_row(rest, _FAILURE))
-    raise ProtocolError(f"no answer: {word[:20]!r}")
-
-
-def _job(job: Job) -> Row:
-    url, name, checksum = job
-    return [url, name, *checksum] if checksum else [url, name, None, None]
-
-
-def _read_job(row: Row) -> Job:
-    url, name, algorithm, digest = row
-    if (algorithm is None) is not (digest is None):
-        raise ProtocolError("half a checksum")
-    return Job(url, name, None if algorithm is None else Checksum(algorithm, digest))
-
-
-def _file(row: Row) -> File:
-    return File(_read_job(row[:4]), Head._make(row[4:12]), Body._make(row[12:16]), row[16])
-
-
-def _verdict(verdict: Verdict) -> Row:
-    return [str(verdict.reason), verdict.detail] if isinstance(verdict, Failure) else [*verdict]
-
-
-def _read_known(rows: Row) -> tuple[Saved | Partial | None, ...]:
-    there = [row for row in rows if row is not None]
-    if not _SEQUENCES.issuperset(map(type, there)):
-        raise ProtocolError("a saved file that is no row")
-    _table([row for row in there if len(row) == len(_PARTIAL)], _PARTIAL)
-    _table([row for row in there if len(row) != len(_PARTIAL)], _SAVED)
-    return tuple(row if row is None else _read_file(row) for row in rows)
-
-
-def _read_file(row: Row) -> Saved | Partial:
-    if len(row) == len(_SAVED):
-        return Saved._make(row)
-    partial = Partial._make(row)
-    return partial._replace(first=bytes(partial.first), last=bytes(partial.last))
-
-
-def _read_verdicts(rows: Row) -> tuple[Verdict, ...]:
-    if not _SEQUENCES.issuperset(map(type, rows)):
-        raise ProtocolError("a verdict that is no row")
-    _table([row for row in rows if len(row) == len(_FAILURE)], _FAILURE)
-    _table([row for row in rows if len(row) != len(_FAILURE)], _SAVED)
-    return tuple(_failure(row) if len(row) == len(_FAILURE) else Saved._make(row) for row in rows)
-
-
-def _failure(row: Row) -> Failure:
-    reason, detail = row
-    try:
-        return Failure(Reason(reason), detail)
-    except ValueError as error:
-        raise ProtocolError(str(error)) from None
-
-
-def _word(value: Any) -> tuple[str, Row]:
-    if type(value) not in _SEQUENCES or not value or type(value[0]) is not str:
-        raise ProtocolError("a message that does not begin with a word")
-    return value[0], value[1:]
-
-
-def _row(row: Row, shape: Sequence[Kinds]) -> Row:
-    """`row` itself, if it has the shape."""
-    return _table([row], shape)[0]
-
-
-def _table(rows: Row, shape: Sequence[Kinds]) -> Sequence[Row]:
-    """`rows` itself, if each is a sequence with a value of the right type for every column of `shape`."""
-    if not _SEQUENCES.issuperset(map(type, rows)) or not {len(shape)}.issuperset(map(len, rows)):
-        raise ProtocolError(f"a row that has not {len(shape)} fields")
-    for kinds, column in zip(shape, zip(*rows, strict=True), strict=False):
-        if not kinds.issuperset(map(type, column)):
-            raise ProtocolError(f"a field is none of {', '.join(sorted(kind.__name__ for kind in kinds))}")
-    return rows
+    _rows(message)[index][-1] = body

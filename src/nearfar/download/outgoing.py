@@ -240,7 +240,7 @@ class Upload:
 
     def _finished(self, answer: Answer) -> None:
         match answer:
-            case Verdicts((verdict,)):
+            case Verdicts(verdicts=(verdict,)):
                 self._end(verdict)
             case _:
                 self._end(answer)

@@ -201,12 +201,13 @@ class RemoteStores:
             asking.heard = True
         if isinstance(answer, AlreadySaved) and len(answer.saved) == len(asking.batch):
             for (number, _), saved in zip(asking.batch, answer.saved, strict=True):
-                if isinstance(saved, Saved):
+                if saved is not None:
                     asking.saved[number] = saved
-                elif saved is not None:
-                    known = asking.partials.get(number)
-                    if known is None or known[1].size < saved.size:
-                        asking.partials[number] = (store or saved.store, saved)
+            for index, partial_file in answer.begun:
+                number = asking.batch[min(index, len(asking.batch) - 1)][0]
+                known = asking.partials.get(number)
+                if known is None or known[1].size < partial_file.size:
+                    asking.partials[number] = (store or partial_file.store, partial_file)
         if asking.waiting:
             return
         if left := self._left(asking):
@@ -242,9 +243,9 @@ def _settle(settles: list[Settle], answer: Answer) -> None:
 
 def _each(answer: Answer, count: int) -> tuple[Saved | Failure | StreamLost, ...]:
     match answer:
-        case Verdicts(verdicts) if len(verdicts) == count:
+        case Verdicts(verdicts=verdicts) if len(verdicts) == len(answer.saved) == count:
             return verdicts
-        case Verdicts(verdicts):
+        case Verdicts(verdicts=verdicts):
             wrong = Failure(Reason.REJECTED, f"a consumer gave {len(verdicts)} verdicts on {count} files")
             return (wrong,) * count
         case _:

@@ -72,7 +72,7 @@ def test_requests_cross_the_wire(request_: Request) -> None:
 
 def test_what_is_begun_crosses_the_wire_beside_what_is_saved() -> None:
     saved = Saved(URL, URL, "a.bin", 1, "0" * 64, None, None, 1.5, 1)
-    answer = AlreadySaved((None, saved, part_of(), part_of()._replace(length=7), None))
+    answer = AlreadySaved((None, saved, None, None), ((2, part_of()), (3, part_of()._replace(length=7))))
     assert decode_answer(through_the_wire(encode_answer(answer))) == answer
 
 
@@ -124,7 +124,7 @@ class Ends:
     def offered(self) -> Partial:
         answer = self.wait_for_answer()
         assert isinstance(answer, AlreadySaved)
-        [partial] = answer.saved
+        [(_, partial)] = answer.begun
         assert isinstance(partial, Partial)
         return partial
 

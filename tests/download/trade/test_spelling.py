@@ -21,14 +21,13 @@ from nearfar.download.messages import (
     Request,
     StreamAccepted,
     StreamChunk,
-    StreamLost,
     Verdicts,
     decode,
     decode_answer,
     encode,
     encode_answer,
 )
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved, StreamLost
 from nearfar.errors import ProtocolError
 from tests.support.transport import through_the_wire
 
@@ -60,6 +59,9 @@ SAVED = st.builds(
     time=st.floats(0, 2e9),
     attempts=SIZES,
 )
+PARTIALS = st.builds(
+    Partial, st.text(), st.text(), SIZES, st.none() | SIZES, st.text(), st.text(), st.binary(), st.binary()
+)
 FAILURES = st.builds(Failure, st.sampled_from(Reason), st.text())
 
 
@@ -76,11 +78,11 @@ REQUESTS: st.SearchStrategy[Request] = st.one_of(
     st.builds(Abandon, st.text()),
 )
 ANSWERS: st.SearchStrategy[Answer] = st.one_of(
-    st.builds(AlreadySaved, tuples(st.none() | SAVED)),
-    st.builds(Verdicts, tuples(SAVED | FAILURES)),
+    st.builds(AlreadySaved, tuples(st.none() | SAVED), tuples(st.tuples(st.integers(0, 9), PARTIALS))),
+    st.builds(Verdicts.of, tuples(SAVED | FAILURES)),
     st.builds(StreamAccepted, st.text()),
     st.just(ChunkAck()),
-    st.just(StreamLost()),
+    st.builds(StreamLost, st.booleans()),
     FAILURES,
 )
 NOISE = st.recursive(
@@ -118,7 +120,9 @@ def test_noise_for_an_answer_is_refused_or_read_but_breaks_nothing(word: str, re
             assert str(error)
 
 
-@pytest.mark.parametrize("message", [None, (), 5, "offer", (5,), ("chunk", "s", "0", b""), ("finish",)])
+@pytest.mark.parametrize(
+    "message", [None, (), 5, "offer", (5,), ("chunk", "s", "0", b""), ("finish",), ("chunk", "s", 0, b"", 1)]
+)
 def test_what_follows_no_rule_is_refused(message: object) -> None:
     with pytest.raises(ProtocolError):
         decode(message)
