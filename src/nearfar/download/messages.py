@@ -14,27 +14,25 @@
 Any request may be answered by `failed` (it cannot be carried out) or, about a stream, by `lost` (this
 consumer does not have it; the file must start again).
 
-`encode` and `decode` turn messages into arrays of msgpack types, and back. msgspec checks the types of all
-that is decoded, since a peer may have another version, or be hostile.
+A message for a transport is a list: the packed fields, then the bodies of files as they are. msgspec checks
+the types of all that is decoded, since a peer may have another version, or be hostile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from msgspec import Meta, Struct, ValidationError, convert, to_builtins
+from msgspec import Meta, MsgspecError, Struct, convert, to_builtins
+from msgspec.msgpack import Decoder, Encoder
 
 from nearfar.download.model import Body, Failure, Head, Job, Partial, Saved, StreamLost
 from nearfar.errors import ProtocolError
 from nearfar.readable import readable
 
 Verdict = Saved | Failure
-if TYPE_CHECKING:
-    Data = bytes | memoryview
-else:  # msgspec has no union of both, and makes views of bytes
-    Data = memoryview
-"""A consumer receives views, valid until it answers."""
+Data = bytes | memoryview
+"""A consumer may receive views, valid until it answers."""
 MOST = 1 << 16
 """Rows of a list: more are refused."""
 T = TypeVar("T")
@@ -61,10 +59,10 @@ class Offer(_Message, tag="offer"):
     jobs: Rows[Job]
 
 
-class Files(_Message, tag="files"):
+class Files(NamedTuple):
     """Small files, many in one message."""
 
-    files: Rows[File]
+    files: tuple[File, ...]
     last: bool = False
     """The producer sends nothing else for now: a commit should not wait for more."""
 
@@ -86,7 +84,7 @@ class Resume(_Message, tag="resume"):
     """See `Partial.file`."""
 
 
-class StreamChunk(_Message, tag="chunk"):
+class StreamChunk(NamedTuple):
     """The bytes of a stream from `offset` on. None say that the producer is alive."""
 
     stream: str
@@ -149,6 +147,16 @@ class ChunkAck(_Message, tag="written"):
     """A chunk is in the temporary file (only a verdict confirms that it is safe), or a stream was dropped."""
 
 
+class _Files(_Message, tag="files"):
+    rows: Rows[tuple[Job, Head, Body]]
+    last: bool
+
+
+class _Chunk(_Message, tag="chunk"):
+    stream: str
+    offset: int
+
+
 class _Lost(_Message, tag="lost"):
     value: StreamLost
 
@@ -159,63 +167,78 @@ class _Failed(_Message, tag="failed"):
 
 Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
 Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
+_Request = Offer | _Files | Open | Resume | _Chunk | Finish | Abandon
 _Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | _Lost | _Failed
-_BODIES = (bytes, memoryview)
+_encoder = Encoder()
+_requests: Decoder[_Request] = Decoder(_Request)
+_answers: Decoder[_Answer] = Decoder(_Answer)
+_BODIES = frozenset({bytes, memoryview})
 
 
 def encode(request: Request) -> list[Any]:
     """A request as a message for the transport."""
-    message: list[Any] = to_builtins(request, builtin_types=_BODIES)
-    if isinstance(request, Files):
-        message[1] = list(map(list, message[1]))  # for `set_body`
-    return message
+    match request:
+        case Files(files, last):
+            rows = tuple([(file.job, file.head, file.body) for file in files])
+            return [_pack(_Files(rows, last)), *[file.data for file in files]]
+        case StreamChunk(stream, offset, data):
+            return [_pack(_Chunk(stream, offset)), data]
+    return [_pack(request)]
 
 
 def decode(message: Any) -> Request:
     """The request in a message. Raises `ProtocolError` for an invalid message."""
-    try:
-        return convert(message, Request)  # type: ignore[no-any-return]
-    except (ValidationError, RecursionError) as error:
-        raise _unreadable(error) from None
+    if type(message) not in (list, tuple) or not message or not _BODIES.issuperset(map(type, message[1:])):
+        raise ProtocolError("a message that is no list of bytes")
+    packed, *bodies = message
+    request = _unpack(packed, _requests)
+    match request:
+        case _Files(rows, last) if len(rows) == len(bodies):
+            return Files(tuple([File(*row, data) for row, data in zip(rows, bodies, strict=True)]), last)
+        case _Chunk(stream, offset) if len(bodies) == 1:
+            return StreamChunk(stream, offset, bodies[0])
+        case _Files() | _Chunk():
+            raise ProtocolError(f"a message with {len(bodies)} bodies")
+    if bodies:
+        raise ProtocolError("a message with a body that belongs to nothing")
+    return request
 
 
-def encode_answer(answer: Answer) -> list[Any]:
+def encode_answer(answer: Answer) -> Any:
     """An answer as a value for the transport."""
-    told: Any = answer
-    if isinstance(answer, StreamLost | Failure):
-        told = _Lost(answer) if isinstance(answer, StreamLost) else _Failed(answer)
-    value: list[Any] = to_builtins(told, builtin_types=_BODIES)
-    return value
+    if isinstance(answer, StreamLost):
+        return _pack(_Lost(answer))
+    return _pack(_Failed(answer) if isinstance(answer, Failure) else answer)
 
 
 def decode_answer(value: Any) -> Answer:
     """The answer in a value. Raises `ProtocolError` for an invalid value."""
-    try:
-        answer: Any = convert(value, _Answer)
-    except (ValidationError, RecursionError) as error:
-        raise _unreadable(error) from None
+    answer = _unpack(value, _answers)
     return answer.value if isinstance(answer, _Lost | _Failed) else answer
 
 
-def _unreadable(error: Exception) -> ProtocolError:
-    return ProtocolError(readable(str(error))[:200])
+def _pack(message: _Message) -> Any:
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:  # a URL that is not Unicode: trusted peers pickle such a text
+        return to_builtins(message)
+
+
+def _unpack(packed: Any, decoder: Decoder[T]) -> T:
+    try:
+        if type(packed) in _BODIES:
+            return decoder.decode(packed)
+        found: T = convert(packed, decoder.type)
+    except (MsgspecError, RecursionError, UnicodeError) as error:
+        raise ProtocolError(readable(str(error))[:200]) from None
+    return found
 
 
 LONG = 4096
 """Bytes of a body that transports carry beside its message: copying a smaller one costs less."""
 
 
-def _rows(message: Sequence[Any]) -> Sequence[Any]:
-    """The parts of a message whose last member may be a body."""
-    return message[1] if message[0] == "files" else [message]
-
-
 def long_bodies(message: list[Any]) -> list[tuple[int, bytes]]:
-    """The long bodies in an encoded request, each with an index for `set_body`."""
-    rows = enumerate(_rows(message))
-    return [(index, row[-1]) for index, row in rows if type(row[-1]) is bytes and len(row[-1]) >= LONG]
-
-
-def set_body(message: list[Any], index: int, body: bytes | memoryview | None) -> None:
-    """Put `body` in the place of the one that `long_bodies` found with `index`."""
-    _rows(message)[index][-1] = body
+    """The long bodies in an encoded request, each with its index."""
+    bodies = enumerate(message[1:], 1)
+    return [(index, body) for index, body in bodies if type(body) is bytes and len(body) >= LONG]

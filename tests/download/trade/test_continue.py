@@ -339,7 +339,8 @@ def test_a_producer_sends_little_and_often_over_a_slow_line(ends: Ends) -> None:
         for _ in range(3):
             ends.consumer.turn()
             stores.post.turn()
-        return [len(message[3]) for message in ends.post.sent[before:] if message[0] == "chunk"]
+        requests = map(decode, ends.post.sent[before:])
+        return [len(request_.data) for request_ in requests if isinstance(request_, StreamChunk)]
 
     assert sent(0.0) == sent(BEAT / 2) == []
     assert sent(BEAT / 2 + BEAT) == [6]

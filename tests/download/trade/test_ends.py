@@ -19,6 +19,7 @@ from nearfar.download.messages import (
     StreamAccepted,
     StreamChunk,
     Verdicts,
+    decode,
     decode_answer,
     encode,
 )
@@ -123,9 +124,9 @@ def test_a_stopped_consumer_finishes_its_stream_and_keeps_back_the_rest(ends: En
     assert isinstance(answer, Verdicts)
     ends.consumer.run()
     ends.post.kill("a")
-    assert [(envelope.message[0], envelope.attempt) for envelope in ends.post.waiting] == [
-        ("files", 2),
-        ("open", 2),
+    assert [(type(decode(envelope.message)), envelope.attempt) for envelope in ends.post.waiting] == [
+        (Files, 2),
+        (Open, 2),
     ]
 
 
