@@ -249,7 +249,7 @@ class Consumer:
         """What is saved or begun of the offered jobs; and their partial files that are being written."""
         try:
             found: list[Saved | Partial | None] = [*self._store.known(request.jobs)]
-            missing = [index for index, saved in enumerate(found) if saved is None]
+            missing = [index for index, saved in enumerate(found) if saved is None or request.refresh]
             jobs = [request.jobs[index] for index in missing]
             files = {(self._store.key(job), job.name) for job in jobs} if len(self._streams) else set()
             self._streams.let_go_of(self._streams.of(files), self._clock())
@@ -258,7 +258,7 @@ class Consumer:
         except StoreError as error:
             return error.failure, []
         for index, partial in zip(missing, partials, strict=True):
-            found[index] = partial
+            found[index] = partial or found[index]
         return AlreadySaved(tuple(found)), busy
 
     def _resume(self, incoming: IncomingRequest, request: Resume) -> None:

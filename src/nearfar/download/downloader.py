@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from nearfar.download.account import Ended, JobSource
+from nearfar.download.account import Ended, JobSource, ending_of
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.model import (
     CONTINUABLE,
@@ -26,6 +26,7 @@ from nearfar.download.model import (
     Partial,
     Reason,
     Report,
+    Saved,
     StoreError,
     Underway,
 )
@@ -60,7 +61,7 @@ class FileSink:
 
     __slots__ = (
         *("_begun", "_owner", "_parts", "_size", "came", "draft", "fetched", "head", "job", "number"),
-        *("over", "partial"),
+        *("over", "partial", "saved"),
     )
 
     def __init__(self, number: int, job: Job, owner: Downloader) -> None:
@@ -77,6 +78,8 @@ class FileSink:
         """The file has ended, although bytes may still arrive."""
         self.partial: Partial | None = None
         """The file that this transfer continues, or could continue."""
+        self.saved: Saved | None = None
+        """The file of an earlier download, which this transfer may replace."""
         self._owner = owner
         self._parts: list[bytes] = []
         self._size = 0
@@ -159,6 +162,11 @@ class FileSink:
             self.draft = None
         self.restart()
 
+    def unchanged(self) -> None:
+        self.fetched = True
+        self.restart()
+        self._owner.unchanged(self)
+
     def failed(self, failure: Failure) -> None:
         self.fetched = True
         if failure.reason in CONTINUABLE:
@@ -174,7 +182,8 @@ class Downloader:
     """Connects one fetcher with one store, in one thread. Closes neither.
 
     `jobs` transfers run at a time; more wait in the fetcher if their hosts delay them. About `ahead` jobs are
-    taken in advance, so that one query asks the store about many.
+    taken in advance, so that one query asks the store about many. `refresh`: files that are saved already are
+    fetched again if their servers have another version.
     """
 
     def __init__(
@@ -185,6 +194,7 @@ class Downloader:
         *,
         jobs: int = 16,
         ahead: int = 256,
+        refresh: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
@@ -194,10 +204,13 @@ class Downloader:
         self._fetcher = fetcher
         self._jobs = jobs
         self._ahead = ahead
+        self._refresh = refresh
         self.clock = clock
         self._ready: deque[tuple[int, Job]] = deque()
         self._partials: dict[int, Partial] = {}
         """The partial files of jobs that are ready, by the job's number."""
+        self._saved: dict[int, Saved] = {}
+        """The files of earlier downloads that ready jobs may replace, by the job's number."""
         self._resuming: dict[FileSink, Resumption] = {}
         """Transfers that start once their partial file was read again."""
         self._fetching: set[FileSink] = set()
@@ -270,6 +283,12 @@ class Downloader:
         self._fetching.discard(sink)
         self._job_source.end(sink.number, Ended(Ending.FAILED, failure))
 
+    def unchanged(self, sink: FileSink) -> None:
+        """The file of an earlier download is what the server has."""
+        assert sink.saved is not None
+        self._fetching.discard(sink)
+        self._job_source.end(sink.number, Ended(Ending.ALREADY, sink.saved))
+
     def again(self, sink: FileSink) -> None:
         """A file that began with a partial one has not the digest that it must have: fetch all of it."""
         log.warning("%s: fetched from the start, its parts do not fit together", redact_url(sink.job.url))
@@ -293,10 +312,13 @@ class Downloader:
                 continue
             missing = list[tuple[int, Job]]()
             for numbered, saved in zip(batch, known, strict=True):
-                if saved is None:
-                    missing.append(numbered)
-                else:
-                    self._job_source.end(numbered[0], Ended(Ending.ALREADY, saved))
+                number, job = numbered
+                if saved is not None and not (self._refresh and job.checksum is None):
+                    self._job_source.end(number, Ended(Ending.ALREADY, saved))
+                    continue
+                missing.append(numbered)
+                if saved is not None:
+                    self._saved[number] = saved
             self._ready.extend(missing)
             self._look_for_partials(missing)
 
@@ -323,7 +345,9 @@ class Downloader:
                 self._begin_to_resume(sink, partial)
                 continue
             fetching.add(sink)
-            self._fetcher.add(sink.job, sink)
+            if self._saved:
+                sink.saved = self._saved.pop(sink.number, None)
+            self._fetcher.add(sink.job, sink, None, sink.saved)
 
     def _begin_to_resume(self, sink: FileSink, partial: Partial) -> None:
         try:
@@ -384,5 +408,5 @@ class Downloader:
     def _commit(self) -> None:
         group, self._group, self._group_size = self._group, {}, 0
         for draft, verdict in self.store.commit(group):
-            ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
-            self._job_source.end(group[draft].number, Ended(ending, verdict))
+            sink = group[draft]
+            self._job_source.end(sink.number, Ended(ending_of(verdict, sink.saved), verdict))

@@ -72,6 +72,8 @@ class ProcessPlan(NamedTuple):
     """Number of processes that save what producers send."""
     jobs: int = 16
     """Concurrent transfers of each process that fetches."""
+    refresh: bool = False
+    """Whether saved files are fetched again if their servers have another version."""
     reports: bool = False
     """Whether each process that fetches reports what is under way (`Report`), for a dashboard."""
     shared: bool = False
@@ -208,7 +210,9 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
         if plan.shared:
             fetcher.share(job_source.limits)
-        downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+        downloader = Downloader(
+            job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs, refresh=plan.refresh
+        )
         Thread(target=job_source.listen, name="parent", daemon=True).start()
         _collect_seldom()
         downloader.run()
@@ -227,7 +231,14 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
     job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
     if plan.shared:
         fetcher.share(job_source.limits)
-    producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+    producer = Producer(
+        job_source,
+        fetcher,
+        request_sender,
+        jobs=plan.jobs,
+        ahead=AHEAD * plan.jobs,
+        refresh=plan.refresh,
+    )
     Thread(target=job_source.listen, name="parent", daemon=True).start()
     _collect_seldom()
     producer.run()

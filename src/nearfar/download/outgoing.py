@@ -305,10 +305,10 @@ class Batcher:
         """True if a file of `size` bytes so far may still be buffered."""
         return size <= SMALL and self.gathered <= GATHERING
 
-    def upload(self, job: Job, head: Head, settle: Settle) -> Upload:
-        """Open a stream for a large file."""
+    def upload(self, job: Job, head: Head, settle: Settle, *, to: str | None = None) -> Upload:
+        """Open a stream for a large file. `to`: the store that is to save it; None: any."""
         stream = self._stream()
-        upload = Upload(self.post, stream, Open(stream, job, head), settle)
+        upload = Upload(self.post, stream, Open(stream, job, head), settle, to=to)
         self._uploads.add(upload)
         return upload
 
@@ -332,8 +332,12 @@ class Batcher:
     def _stream(self) -> str:
         return f"{self._name}-{next(self._streams)}"
 
-    def send(self, file: File, settle: Settle) -> None:
-        """Send a small file with the next batch."""
+    def send(self, file: File, settle: Settle, *, to: str | None = None) -> None:
+        """Send a small file with the next batch, or alone to the store that is to save it."""
+        if to is not None:
+            self.post.hold(len(file.data))
+            self._post([file], [settle], len(file.data), to=to)
+            return
         self._files.append(file)
         self._settles.append(settle)
         self._size += len(file.data)
@@ -364,9 +368,21 @@ class Batcher:
         return bool(self._uploads)
 
     def _flush(self, *, last: bool = False) -> None:
-        files, settles, size = tuple(self._files), self._settles, self._size
+        files, settles, size = self._files, self._settles, self._size
         self._files, self._settles, self._size, self._since = [], [], 0, None
-        self.post.send(Files(files, last), lambda answer: self._answered(settles, answer), size=size)
+        self._post(files, settles, size, last=last)
+
+    def _post(
+        self,
+        files: list[File],
+        settles: list[Settle],
+        size: int,
+        *,
+        last: bool = False,
+        to: str | None = None,
+    ) -> None:
+        request = Files(tuple(files), last)
+        self.post.send(request, lambda answer: self._answered(settles, answer), to=to, size=size)
 
     def _answered(self, settles: list[Settle], answer: Answer) -> None:
         for settle, verdict in zip(settles, _each(answer, len(settles)), strict=True):

@@ -63,6 +63,8 @@ class Order:
     at_once: int
     """Concurrent transfers."""
     jobs: tuple[Numbered, ...]
+    refresh: bool = False
+    """Whether saved files are fetched again if their servers have another version."""
     insecure: bool = False
     """Whether the queue is open to everyone; otherwise a worker uses the keys that its environment names."""
 
@@ -145,7 +147,9 @@ def fetch_share(order: Order) -> ShareReport:
         try:
             if request_sender.limits is not None:
                 fetcher.share(request_sender.limits)
-            producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
+            producer = Producer(
+                job_source, fetcher, request_sender, jobs=order.at_once, refresh=order.refresh
+            )
             producer.run()
         finally:
             fetcher.cancel()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
-from nearfar.download.account import Ended, JobSource
+from nearfar.download.account import Ended, JobSource, ending_of
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.messages import AlreadySaved, Answer, File, Offer, StreamLost, Verdict
 from nearfar.download.model import (
@@ -52,7 +52,8 @@ class _Round:
     """A consumer has answered."""
     missed: set[str] = field(default_factory=set)
     """Stores without a consumer when the query was sent."""
-    saved: dict[int, Saved] = field(default_factory=dict)
+    saved: dict[int, tuple[str | None, Saved]] = field(default_factory=dict)
+    """The file, and the store that has it, if it was addressed."""
     partials: dict[int, tuple[str, Partial]] = field(default_factory=dict)
     """The longest beginning of a file, and the store that has it."""
 
@@ -65,16 +66,25 @@ class SavedLookup:
     """
 
     def __init__(
-        self, post: RequestQueue, stores: Callable[[], frozenset[str]], on_saved: Callable[[int, Saved], None]
+        self,
+        post: RequestQueue,
+        stores: Callable[[], frozenset[str]],
+        on_saved: Callable[[int, Job, Saved], bool],
+        *,
+        refresh: bool = False,
     ) -> None:
+        """`on_saved` returns whether the job has ended; if not, its file may be fetched again (`refresh`)."""
         self._post = post
         self._stores = stores
         self._on_saved = on_saved
+        self._refresh = refresh
         self._known: frozenset[str] = frozenset()
         self.ready: deque[Numbered] = deque()
         """Jobs that no store has."""
         self.partials: dict[int, tuple[str, Partial]] = {}
         """What stores have of ready jobs, by the job's number, with the addressee of a `Resume`."""
+        self.saved: dict[int, tuple[str | None, Saved]] = {}
+        """The files of ready jobs that may be fetched again, by the job's number, each with its store."""
         self.pending = 0
         """Jobs whose query is not answered yet."""
 
@@ -96,7 +106,7 @@ class SavedLookup:
     def _ask(self, asking: _Round, stores: Set[str | None]) -> None:
         asking.asked |= stores
         asking.waiting = len(stores)
-        request = Offer(tuple(job for _, job in asking.batch))
+        request = Offer(tuple(job for _, job in asking.batch), self._refresh)
         for store in stores:
             self._post.send(request, partial(self._answered, asking, store), to=store)
 
@@ -109,7 +119,7 @@ class SavedLookup:
         if isinstance(answer, AlreadySaved) and len(answer.saved) == len(asking.batch):
             for (number, _), saved in zip(asking.batch, answer.saved, strict=True):
                 if isinstance(saved, Saved):
-                    asking.saved[number] = saved
+                    asking.saved[number] = store, saved
                 elif saved is not None:
                     known = asking.partials.get(number)
                     if known is None or known[1].size < saved.size:
@@ -133,13 +143,15 @@ class SavedLookup:
     def _conclude(self, asking: _Round) -> None:
         self.pending -= len(asking.batch)
         for number, job in asking.batch:
-            if number in asking.saved:
+            if number in asking.saved and self._on_saved(number, job, asking.saved[number][1]):
                 self.partials.pop(number, None)
-                self._on_saved(number, asking.saved[number])
-            else:
-                if number in asking.partials:
-                    self.partials[number] = asking.partials[number]
-                self.ready.append((number, job))
+                self.saved.pop(number, None)
+                continue
+            if number in asking.saved:
+                self.saved[number] = asking.saved[number]
+            if number in asking.partials:
+                self.partials[number] = asking.partials[number]
+            self.ready.append((number, job))
 
 
 class TransferSink:
@@ -156,7 +168,10 @@ class TransferSink:
         batcher: Batcher,
         on_end: Callable[[TransferSink, Verdict | StreamLost], None],
         clock: Callable[[], float] = time.monotonic,
+        saved: Saved | None = None,
+        to: str | None = None,
     ) -> None:
+        """`saved`: the file of an earlier download, which this transfer may replace, in the store `to`."""
         self.number = number
         self.job = job
         self.fetched = False
@@ -165,6 +180,8 @@ class TransferSink:
         self.came = 0
         """Bytes of the present attempt."""
         self.head: Head | None = None
+        self.saved = saved
+        self._to = to
         self._batcher = batcher
         self._on_end = on_end
         self._parts: list[bytes] = []
@@ -222,7 +239,7 @@ class TransferSink:
         self._batcher.gathered += len(data)
         if not self._batcher.fits(self._size) or self._clock() - self._begun >= SLOW:
             assert self.head is not None, "a fetcher begins before it brings bytes"
-            self._upload = self._batcher.upload(self.job, self.head, self._settle)
+            self._upload = self._batcher.upload(self.job, self.head, self._settle, to=self._to)
             for part in self._ungather():
                 self._upload.write(part)
 
@@ -261,7 +278,13 @@ class TransferSink:
         assert self.head is not None, "a fetcher begins before it is done"
         parts = self._ungather()
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._batcher.send(File(self.job, self.head, body, data), self._settle)
+        self._batcher.send(File(self.job, self.head, body, data), self._settle, to=self._to)
+
+    def unchanged(self) -> None:
+        assert self.saved is not None
+        self.fetched = True
+        self._give_up(keep=False)
+        self._on_end(self, self.saved)
 
     def failed(self, failure: Failure) -> None:
         self.fetched = True
@@ -291,7 +314,8 @@ class Producer:
     """Runs one fetcher, in one thread. Closes neither the fetcher nor the request sender.
 
     `jobs` transfers run at a time; more wait in the fetcher if their hosts delay them. About `ahead` jobs are
-    taken in advance, to query the stores about them.
+    taken in advance, to query the stores about them. `refresh`: files that are saved already are fetched
+    again if their servers have another version.
     """
 
     def __init__(
@@ -302,17 +326,19 @@ class Producer:
         *,
         jobs: int = 16,
         ahead: int = BATCH,
+        refresh: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job_source = job_source
         self._fetcher = fetcher
         self._jobs = jobs
         self._ahead = ahead
+        self._refresh = refresh
         self._clock = clock
         self._stores = request_sender.stores
         self._post = RequestQueue(request_sender)
         self._batcher = Batcher(self._post)
-        self._offers = SavedLookup(self._post, request_sender.stores, self._known)
+        self._offers = SavedLookup(self._post, request_sender.stores, self._known, refresh=refresh)
         self._transfer_sinks: set[TransferSink] = set()
         self._fetching: set[TransferSink] = set()
         self._resuming: set[TransferSink] = set()
@@ -321,6 +347,8 @@ class Producer:
         """How often a job's consumer was lost since its file got further, by the job's number."""
         self._furthest: dict[int, int] = {}
         """The bytes of it that were durable then."""
+        self._before: dict[int, Saved] = {}
+        """The files of jobs that have not ended, as they were before this run, by the job's number."""
         self._stopping = self._leaving = False
         self._alone_since: float | None = clock()
         """Since when there is no consumer; None if there was one, or the warning was logged."""
@@ -421,7 +449,12 @@ class Producer:
             and self._post.free_slots
         ):
             number, job = self._offers.ready.popleft()
-            transfer_sink = TransferSink(number, job, self._batcher, self._ended, self._clock)
+            to, saved = self._offers.saved.pop(number, (None, None))
+            if len(self._stores()) < 2:
+                to = None
+            transfer_sink = TransferSink(
+                number, job, self._batcher, self._ended, self._clock, saved=saved, to=to
+            )
             self._transfer_sinks.add(transfer_sink)
             if number in self._offers.partials:
                 to, partial_file = self._offers.partials.pop(number)
@@ -443,7 +476,7 @@ class Producer:
             log.info("continuing %s", partial_file.told_of(redact_url(transfer_sink.job.url)))
         if transfer_sink in self._transfer_sinks:
             self._fetching.add(transfer_sink)
-            self._fetcher.add(transfer_sink.job, transfer_sink, partial_file)
+            self._fetcher.add(transfer_sink.job, transfer_sink, partial_file, transfer_sink.saved)
 
     def _leave(self) -> None:
         """Drop the jobs that only wait, since a host may have asked for minutes, and the files that another
@@ -468,9 +501,16 @@ class Producer:
                 transfer_sink.paused = False
                 self._fetcher.resume(transfer_sink)
 
-    def _known(self, number: int, saved: Saved) -> None:
-        lost = self._losses.pop(number, 0)
+    def _known(self, number: int, job: Job, saved: Saved) -> bool:
+        """A store has the file; returns whether that ends the job."""
+        lost = number in self._losses  # the consumer may have saved it nevertheless
+        if self._refresh and job.checksum is None and not (lost and saved != self._before.get(number)):
+            self._before[number] = saved
+            return False
+        self._losses.pop(number, None)
+        self._before.pop(number, None)
         self._job_source.end(number, Ended(Ending.SAVED if lost else Ending.ALREADY, saved))
+        return True
 
     def _ended(self, transfer_sink: TransferSink, verdict: Verdict | StreamLost) -> None:
         self._transfer_sinks.discard(transfer_sink)
@@ -482,8 +522,8 @@ class Producer:
         else:
             self._losses.pop(transfer_sink.number, None)
             self._furthest.pop(transfer_sink.number, None)
-            ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
-            self._job_source.end(transfer_sink.number, Ended(ending, verdict))
+            before = self._before.pop(transfer_sink.number, None)
+            self._job_source.end(transfer_sink.number, Ended(ending_of(verdict, before), verdict))
 
     def _again(self, transfer_sink: TransferSink) -> None:
         """The consumer was lost before it confirmed the file: it is fetched again unless it is saved."""
