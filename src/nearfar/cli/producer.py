@@ -467,6 +467,7 @@ def _available_cpus() -> int:
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     # Imported here: a local download needs no ZeroMQ, and makes its producer in another process.
     from nearfar.download.producer import Producer
+    from nearfar.download.remote_stores import RemoteStores
 
     address = queue_address(options)
     with (
@@ -475,9 +476,8 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
     ):
         if request_sender.limits is not None:
             fetcher.share(request_sender.limits)
-        producer = Producer(
-            run.job_source, fetcher, request_sender, jobs=options.jobs, refresh=options.refresh
-        )
+        stores = RemoteStores(request_sender)
+        producer = Producer(run.job_source, fetcher, stores, jobs=options.jobs, refresh=options.refresh)
         _run(producer, request_sender, run, hosts=options.bind is not None)
 
 

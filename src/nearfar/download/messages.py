@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved, StreamLost
 from nearfar.errors import ProtocolError
 
 Verdict = Saved | Failure
@@ -121,11 +121,6 @@ class StreamAccepted(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class ChunkAck:
     """A chunk is in the temporary file (only a verdict confirms that it is safe), or a stream was dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLost:
-    """This consumer does not have the stream."""
 
 
 Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
@@ -230,8 +225,8 @@ def encode_answer(answer: Answer) -> list[Any]:
             return ["taken", by]
         case ChunkAck():
             return ["written"]
-        case StreamLost():
-            return ["lost"]
+        case StreamLost(joined):
+            return ["lost", joined]
         case Failure():
             return ["failed", *_verdict(answer)]
 
@@ -248,8 +243,8 @@ def decode_answer(value: Any) -> Answer:
             return StreamAccepted._make(_row(rest, (_TEXT,)))
         case "written" if not rest:
             return ChunkAck()
-        case "lost" if not rest:
-            return StreamLost()
+        case "lost":
+            return StreamLost._make(_row(rest, (_YES,)))
         case "failed":
             return _failure(_row(rest, _FAILURE))
     raise ProtocolError(f"no answer: {word[:20]!r}")

@@ -1,4 +1,4 @@
-"""``producer --refresh``: servers are asked for newer versions of what is saved, which replace it when whole."""
+"""``producer --refresh``: newer versions of saved files are asked for, and replace them once they are whole."""
 
 from __future__ import annotations
 
