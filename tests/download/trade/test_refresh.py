@@ -1,4 +1,4 @@
-"""``producer --refresh``: newer versions of saved files are asked for, and replace them once they are whole."""
+"""``producer --refresh``: newer versions of saved files replace them, once they are whole."""
 
 from __future__ import annotations
 
