@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.routes import content
 from tests.support.web import Web
 
-FILES = 200
+FILES = 100
 SMALL = [f"/{number}.png" for number in range(FILES)]
 LARGE = b"large " * 500_000
 
