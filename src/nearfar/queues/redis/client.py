@@ -565,18 +565,17 @@ def connect(place: RedisAddress, seconds: float) -> redis.Connection:
     return made
 
 
-def ask(place: RedisAddress, *command: str) -> bytes:
+def ask(place: RedisAddress, *command: str) -> Any:
     """The server's reply to a command; nothing if it does not answer, or refuses."""
     try:
         connection = connect(place, REPLY)
         try:
             connection.send_command(*command)
-            reply: bytes = _reply(connection, REPLY)
+            return _reply(connection, REPLY)
         finally:
             connection.disconnect()
     except (RedisError, OSError):
         return b""
-    return reply
 
 
 def _reply(connection: redis.Connection, seconds: float) -> Any:
