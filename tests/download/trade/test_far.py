@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli.exits import Exit
-from tests.download.trade.commands import ALL, FILES, Commands, ended, free_port, saved_in, serve
+from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.saved_at_kills import SavedAtKills, saved_names
 from tests.support import redis_server
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from tests.support.web import Web
 

@@ -12,8 +12,8 @@ from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.saved_at_kills import SavedAtKills
-from tests.pool.places import free_port
 from tests.support import dask_cluster
+from tests.support.ports import free_address
 from tests.support.web import Web
 
 pytestmark = [dask_cluster.needed, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -92,7 +92,7 @@ def test_an_interrupted_producer_goes_on_when_run_again(
 
 
 def test_a_scheduler_that_is_away_is_said_in_a_sentence(web: Web, commands: Commands) -> None:
-    producer = commands.produce(web, "--pool", free_port().replace("tcp", "dask"), "--wait", "1")
+    producer = commands.produce(web, "--pool", free_address().replace("tcp", "dask"), "--wait", "1")
     _, err = producer.communicate(timeout=40)
     assert (producer.returncode, "Traceback" in err) == (Exit.LOST, False)
     assert "no Dask scheduler answers at dask://127.0.0.1:" in err
