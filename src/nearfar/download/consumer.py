@@ -242,7 +242,7 @@ class Consumer:
         """What is saved or begun of the offered jobs; and their partial files that are being written."""
         try:
             found = self._store.known(request.jobs)
-            missing = [index for index, saved in enumerate(found) if saved is None]
+            missing = [index for index, saved in enumerate(found) if saved is None or request.refresh]
             jobs = [request.jobs[index] for index in missing]
             files = {(self._store.key(job), job.name) for job in jobs} if len(self._streams) else set()
             self._streams.let_go_of(self._streams.of(files), self._clock())
@@ -250,8 +250,9 @@ class Consumer:
             busy += self._streams.of(files)
         except StoreError as error:
             return error.failure, []
-        begun = zip(missing, partials, strict=True)
-        return AlreadySaved(tuple(found), tuple((index, each) for index, each in begun if each)), busy
+        begun = {index: each for index, each in zip(missing, partials, strict=True) if each is not None}
+        saved = tuple(None if index in begun else each for index, each in enumerate(found))
+        return AlreadySaved(saved, tuple(begun.items())), busy
 
     def _resume(self, incoming: IncomingRequest, request: Resume) -> None:
         self._streams.abandon(request.stream)

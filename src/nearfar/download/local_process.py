@@ -72,6 +72,8 @@ class ProcessPlan(NamedTuple):
     """Number of processes that save what producers send."""
     jobs: int = 16
     """Concurrent transfers of each process that fetches."""
+    refresh: bool = False
+    """Whether saved files are fetched again if their servers have another version."""
     reports: bool = False
     """Whether each process that fetches reports what is under way (`Report`), for a dashboard."""
     shared: bool = False
@@ -209,7 +211,15 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
         if plan.shared:
             fetcher.share(job_source.limits)
-        producer = Producer(job_source, fetcher, LocalStore(store), jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+        destination = LocalStore(store)
+        producer = Producer(
+            job_source,
+            fetcher,
+            destination,
+            jobs=plan.jobs,
+            ahead=AHEAD * plan.jobs,
+            refresh=plan.refresh,
+        )
         Thread(target=job_source.listen, name="parent", daemon=True).start()
         _collect_seldom()
         producer.run()
@@ -230,7 +240,9 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
     if plan.shared:
         fetcher.share(job_source.limits)
     stores = RemoteStores(request_sender)
-    producer = Producer(job_source, fetcher, stores, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+    producer = Producer(
+        job_source, fetcher, stores, jobs=plan.jobs, ahead=AHEAD * plan.jobs, refresh=plan.refresh
+    )
     Thread(target=job_source.listen, name="parent", daemon=True).start()
     _collect_seldom()
     producer.run()

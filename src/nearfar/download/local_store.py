@@ -85,16 +85,23 @@ class LocalStore:
         """Does not close `store`."""
         self.ready: deque[Numbered] = deque()
         self.partials: dict[int, tuple[str, Partial]] = {}
+        self.saved: dict[int, tuple[str, Saved]] = {}
         self._store = store
         self._clock = clock
         self._on_event: Callable[[], None]
-        self._on_saved: Callable[[int, Saved], None]
+        self._on_saved: Callable[[int, Job, Saved], bool]
         self._group = Group(store)
         self._due = 0.0
         """When the present group must be committed, if there is one."""
         self._open: set[DraftFile] = set()
 
-    def begin(self, on_event: Callable[[], None], on_saved: Callable[[int, Saved], None]) -> None:
+    def begin(
+        self,
+        on_event: Callable[[], None],
+        on_saved: Callable[[int, Job, Saved], bool],
+        *,
+        refresh: bool = False,
+    ) -> None:
         self._on_event, self._on_saved = on_event, on_saved
 
     def offer(self, batch: Sequence[Numbered]) -> None:
@@ -106,10 +113,10 @@ class LocalStore:
             known = [None] * len(jobs)
         missing = list[Numbered]()
         for numbered, saved in zip(batch, known, strict=True):
-            if saved is None:
+            if saved is None or not self._on_saved(*numbered, saved):
                 missing.append(numbered)
-            else:
-                self._on_saved(numbered[0], saved)
+                if saved is not None:
+                    self.saved[numbered[0]] = "", saved
         self.ready.extend(missing)
         try:
             found, _ = self._store.unfinished([job for _, job in missing])
@@ -120,7 +127,7 @@ class LocalStore:
             if partial_file is not None:
                 self.partials[number] = "", partial_file
 
-    def send(self, job: Job, head: Head, body: Body, data: bytes, settle: Settle) -> None:
+    def send(self, job: Job, head: Head, body: Body, data: bytes, settle: Settle, *, to: str = "") -> None:
         try:
             draft = self._store.put(job, head, body, data)
         except StoreError as error:
@@ -128,7 +135,7 @@ class LocalStore:
         else:
             self._whole(draft, settle)
 
-    def upload(self, job: Job, head: Head, settle: Settle) -> DraftFile:
+    def upload(self, job: Job, head: Head, settle: Settle, *, to: str = "") -> DraftFile:
         file = self._file(job, settle)
         try:
             file.draft = self._store.open(job, head)

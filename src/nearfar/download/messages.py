@@ -57,6 +57,8 @@ class Offer(_Message, tag="offer"):
     """Jobs about to be fetched: asks which of them are saved already."""
 
     jobs: Rows[Job]
+    refresh: bool = False
+    """Whether saved files may be fetched again: of one that was begun, its partial file is told."""
 
 
 class Files(NamedTuple):

@@ -230,6 +230,8 @@ class Saved(NamedTuple):
     time: float
     """When it was saved: seconds since the epoch."""
     attempts: int
+    modified: str | None = None
+    """The Last-Modified field as sent."""
 
 
 _SENTENCES = {

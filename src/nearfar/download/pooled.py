@@ -62,6 +62,8 @@ class Order:
     at_once: int
     """Concurrent transfers."""
     jobs: tuple[Numbered, ...]
+    refresh: bool = False
+    """Whether saved files are fetched again if their servers have another version."""
     insecure: bool = False
     """Whether the queue is open to everyone; otherwise a worker uses the keys that its environment names."""
 
@@ -144,7 +146,8 @@ def fetch_share(order: Order) -> ShareReport:
         try:
             if request_sender.limits is not None:
                 fetcher.share(request_sender.limits)
-            producer = Producer(job_source, fetcher, RemoteStores(request_sender), jobs=order.at_once)
+            stores = RemoteStores(request_sender)
+            producer = Producer(job_source, fetcher, stores, jobs=order.at_once, refresh=order.refresh)
             producer.run()
         finally:
             fetcher.cancel()

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from nearfar.download.account import Ended, JobSource
+from nearfar.download.account import Ended, JobSource, ending_of
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.model import (
     CONTINUABLE,
@@ -75,6 +75,9 @@ class Destination(Protocol):
     """Jobs that no store has."""
     partials: dict[int, tuple[str, Partial]]
     """What stores have of ready jobs, by the job's number, with the `to` of `resume`."""
+    saved: dict[int, tuple[str, Saved]]
+    """The files of ready jobs that may be fetched again, by the job's number, with the `to` of `send` and
+    `upload`."""
 
     @property
     def pending(self) -> int:
@@ -84,18 +87,25 @@ class Destination(Protocol):
     def free_slots(self) -> bool:
         """Whether it takes more files now."""
 
-    def begin(self, on_event: Callable[[], None], on_saved: Callable[[int, Saved], None]) -> None:
+    def begin(
+        self,
+        on_event: Callable[[], None],
+        on_saved: Callable[[int, Job, Saved], bool],
+        *,
+        refresh: bool = False,
+    ) -> None:
         """`on_event` is called, from any thread, when `turn` has something to do; `on_saved` inside `offer`
-        and `turn`, with each offered job that is saved."""
+        and `turn`, with each offered job that is saved. It returns whether the job has ended: always, without
+        `refresh`."""
 
     def offer(self, batch: Sequence[Numbered]) -> None:
         """Find out which jobs are saved or begun already."""
 
-    def send(self, job: Job, head: Head, body: Body, data: bytes, settle: Settle) -> None:
-        """Save a small file."""
+    def send(self, job: Job, head: Head, body: Body, data: bytes, settle: Settle, *, to: str = "") -> None:
+        """Save a small file, in the store `to` if one is named."""
 
-    def upload(self, job: Job, head: Head, settle: Settle) -> OpenFile:
-        """Open a large file."""
+    def upload(self, job: Job, head: Head, settle: Settle, *, to: str = "") -> OpenFile:
+        """Open a large file, in the store `to` if one is named."""
 
     def resume(
         self, job: Job, partial_file: Partial, to: str, settle: Settle, on_opened: Callable[[bool], None]
@@ -128,11 +138,14 @@ class TransferSink:
     """
 
     __slots__ = (
-        *("_begun", "_owner", "_parts", "_size", "_upload", "came", "fetched", "head", "job", "number"),
-        "__weakref__",
+        *("_begun", "_owner", "_parts", "_size", "_to", "_upload", "came", "fetched", "head", "job"),
+        *("number", "saved", "__weakref__"),
     )
 
-    def __init__(self, number: int, job: Job, owner: Producer) -> None:
+    def __init__(
+        self, number: int, job: Job, owner: Producer, saved: Saved | None = None, to: str = ""
+    ) -> None:
+        """`saved`: the file of an earlier download, which this transfer may replace, in the store `to`."""
         self.number = number
         self.job = job
         self.fetched = False
@@ -140,6 +153,8 @@ class TransferSink:
         self.came = 0
         """Bytes of the present attempt."""
         self.head: Head | None = None
+        self.saved = saved
+        self._to = to
         self._owner = owner
         self._parts: list[bytes] = []
         self._size = 0
@@ -196,7 +211,7 @@ class TransferSink:
         owner.gathered += size
         if self._size > SMALL or owner.gathered > GATHERING or owner.clock() - self._begun >= SLOW:
             assert self.head is not None, "a fetcher begins before it brings bytes"
-            self._upload = owner.destination.upload(self.job, self.head, self.settle)
+            self._upload = owner.destination.upload(self.job, self.head, self.settle, to=self._to)
             self._upload.write(self._ungather())
 
     def _ungather(self) -> bytes:
@@ -233,7 +248,14 @@ class TransferSink:
             self._upload.finish(body)
             return
         assert self.head is not None, "a fetcher begins before it is done"
-        self._owner.destination.send(self.job, self.head, body, self._ungather(), self.settle)
+        self._owner.destination.send(self.job, self.head, body, self._ungather(), self.settle, to=self._to)
+
+    def unchanged(self) -> None:
+        assert self.saved is not None, "a fetcher was told what is saved"
+        self.fetched = True
+        self._owner.stop_fetching(self)
+        self._give_up(keep=False)
+        self.settle(self.saved)
 
     def failed(self, failure: Failure) -> None:
         self.fetched = True
@@ -262,7 +284,8 @@ class Producer:
     """Connects one fetcher with one destination, in one thread. Closes neither.
 
     `jobs` transfers run at a time; more wait in the fetcher if their hosts delay them. About `ahead` jobs are
-    taken in advance, to query the stores about them.
+    taken in advance, to query the stores about them. `refresh`: files that are saved already are fetched
+    again if their servers have another version.
     """
 
     def __init__(
@@ -273,6 +296,7 @@ class Producer:
         *,
         jobs: int = 16,
         ahead: int = BATCH,
+        refresh: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.destination = destination
@@ -283,6 +307,7 @@ class Producer:
         self._fetcher = fetcher
         self._jobs = jobs
         self._ahead = ahead
+        self._refresh = refresh
         self._unsettled: set[TransferSink] = set()
         self._fetching: set[TransferSink] = set()
         self._paused: set[TransferSink] = set()
@@ -293,8 +318,10 @@ class Producer:
         """How often a job's consumer was lost since its file got further, by the job's number."""
         self._furthest: dict[int, int] = {}
         """The bytes of it that were durable then."""
+        self._before: dict[int, Saved] = {}
+        """The files of jobs that have not ended, as they were before this run, by the job's number."""
         self._stopping = self._leaving = False
-        destination.begin(fetcher.wake, self._known)
+        destination.begin(fetcher.wake, self._known, refresh=refresh)
         job_source.on_event = fetcher.wake
         job_source.underway = self.underway
         job_source.report = self.report
@@ -359,7 +386,11 @@ class Producer:
             destination.offer(batch)
 
     def _fetch(self) -> None:
-        ready, partials = self.destination.ready, self.destination.partials
+        ready, partials, files = (
+            self.destination.ready,
+            self.destination.partials,
+            self.destination.saved,
+        )
         while (
             ready
             and not self._stopping
@@ -367,16 +398,18 @@ class Producer:
             and len(self._unsettled) < UNSETTLED
             and self.destination.free_slots
         ):
-            sink = TransferSink(*ready.popleft(), self)
+            number, job = ready.popleft()
+            to, saved = files.pop(number, ("", None)) if files else ("", None)
+            sink = TransferSink(number, job, self, saved, to)
             self._unsettled.add(sink)
-            if partials and sink.number in partials:
-                to, partial_file = partials.pop(sink.number)
-                self._note_progress(sink.number, partial_file)
+            if partials and number in partials:
+                to, partial_file = partials.pop(number)
+                self._note_progress(number, partial_file)
                 self._resuming.add(sink)
                 sink.resume(partial_file, to)
             else:
                 self._fetching.add(sink)
-                self._fetcher.add(sink.job, sink)
+                self._fetcher.add(job, sink, None, saved)
 
     def _note_progress(self, number: int, partial_file: Partial) -> None:
         """A file that gets further between two losses of a consumer is not given up."""
@@ -391,7 +424,7 @@ class Producer:
             log.info("continuing %s", partial_file.told_of(redact_url(sink.job.url)))
         if sink in self._unsettled:
             self._fetching.add(sink)
-            self._fetcher.add(sink.job, sink, partial_file)
+            self._fetcher.add(sink.job, sink, partial_file, sink.saved)
 
     def pause(self, sink: TransferSink) -> None:
         """There is no room for more bytes of a transfer."""
@@ -422,9 +455,16 @@ class Producer:
         self._fetching.discard(sink)
         self._paused.discard(sink)
 
-    def _known(self, number: int, saved: Saved) -> None:
-        lost = self._losses.pop(number, 0)
+    def _known(self, number: int, job: Job, saved: Saved) -> bool:
+        """A store has the file; returns whether that ends the job."""
+        lost = number in self._losses  # the consumer may have saved it nevertheless
+        if self._refresh and job.checksum is None and not (lost and saved != self._before.get(number)):
+            self._before[number] = saved
+            return False
+        self._losses.pop(number, None)
+        self._before.pop(number, None)
         self._job_source.end(number, Ended(Ending.SAVED if lost else Ending.ALREADY, saved))
+        return True
 
     def ended(self, sink: TransferSink, verdict: Saved | Failure | StreamLost) -> None:
         """A file has ended so."""
@@ -438,8 +478,8 @@ class Producer:
         if self._losses:
             self._losses.pop(sink.number, None)
             self._furthest.pop(sink.number, None)
-        ending = Ending.FAILED if isinstance(verdict, Failure) else Ending.SAVED
-        self._job_source.end(sink.number, Ended(ending, verdict))
+        before = self._before.pop(sink.number, None) if self._before else None
+        self._job_source.end(sink.number, Ended(ending_of(verdict, before), verdict))
 
     def _again(self, sink: TransferSink, lost: StreamLost) -> None:
         """A file was lost before it was saved: it is fetched again, unless it is saved after all."""

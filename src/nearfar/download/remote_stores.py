@@ -60,7 +60,8 @@ class _Round:
     """A consumer has answered."""
     missed: set[str] = field(default_factory=set)
     """Stores without a consumer when the query was sent."""
-    saved: dict[int, Saved] = field(default_factory=dict)
+    saved: dict[int, tuple[str, Saved]] = field(default_factory=dict)
+    """The file, and the store that has it, if it was addressed."""
     partials: dict[int, tuple[str, Partial]] = field(default_factory=dict)
     """The longest beginning of a file, and the store that has it."""
 
@@ -90,9 +91,11 @@ class RemoteStores:
         self._stores = request_sender.stores
         self._known: frozenset[str] = frozenset()
         """The stores seen so far."""
-        self._on_saved: Callable[[int, Saved], None]
+        self._on_saved: Callable[[int, Job, Saved], bool]
+        self._refresh = False
         self.ready: deque[Numbered] = deque()
         self.partials: dict[int, tuple[str, Partial]] = {}
+        self.saved: dict[int, tuple[str, Saved]] = {}
         self.pending = 0
         self._no_consumer = no_consumer(clock)
         self._files: list[File] = []
@@ -103,17 +106,29 @@ class RemoteStores:
         self._streams = count()
         self._uploads: set[Upload] = set()
 
-    def begin(self, on_event: Callable[[], None], on_saved: Callable[[int, Saved], None]) -> None:
+    def begin(
+        self,
+        on_event: Callable[[], None],
+        on_saved: Callable[[int, Job, Saved], bool],
+        *,
+        refresh: bool = False,
+    ) -> None:
         self._request_sender.on_event = on_event
         self._on_saved = on_saved
+        self._refresh = refresh
 
     @property
     def free_slots(self) -> bool:
         return self.post.free_slots
 
-    def upload(self, job: Job, head: Head, settle: Settle) -> Upload:
+    def upload(self, job: Job, head: Head, settle: Settle, *, to: str = "") -> Upload:
         stream = self._stream()
-        return self._add(Upload(self.post, stream, Open(stream, job, head), settle))
+        opening = Open(stream, job, head)
+        return self._add(Upload(self.post, stream, opening, settle, to=self._one_of_several(to)))
+
+    def _one_of_several(self, store: str) -> str | None:
+        """`store`, if a message to any consumer might come to another one."""
+        return store if store and len(self._stores()) > 1 else None
 
     def resume(
         self, job: Job, partial_file: Partial, to: str, settle: Settle, on_opened: Callable[[bool], None]
@@ -131,9 +146,14 @@ class RemoteStores:
         self._uploads.add(upload)
         return upload
 
-    def send(self, job: Job, head: Head, body: Body, data: bytes, settle: Settle) -> None:
-        """Send a small file with the next batch."""
-        self._files.append(File(job, head, body, data))
+    def send(self, job: Job, head: Head, body: Body, data: bytes, settle: Settle, *, to: str = "") -> None:
+        """Send a small file with the next batch, or alone to the store `to`, if there are several."""
+        file = File(job, head, body, data)
+        if to and (addressee := self._one_of_several(to)) is not None:
+            self.post.hold(len(data))
+            self._post([file], [settle], len(data), to=addressee)
+            return
+        self._files.append(file)
         self._settles.append(settle)
         self._size += len(data)
         self.post.hold(len(data))
@@ -165,9 +185,21 @@ class RemoteStores:
         return longest if self._since is None else max(0.0, min(longest, self._since + AGE - self._clock()))
 
     def _flush(self, *, last: bool = False) -> None:
-        files, settles, size = tuple(self._files), self._settles, self._size
+        files, settles, size = self._files, self._settles, self._size
         self._files, self._settles, self._size, self._since = [], [], 0, None
-        self.post.send(Files(files, last), lambda answer: _settle(settles, answer), size=size)
+        self._post(files, settles, size, last=last)
+
+    def _post(
+        self,
+        files: list[File],
+        settles: list[Settle],
+        size: int,
+        *,
+        last: bool = False,
+        to: str | None = None,
+    ) -> None:
+        request = Files(tuple(files), last)
+        self.post.send(request, lambda answer: _settle(settles, answer), to=to, size=size)
 
     # -- what is saved already ------------------------------------------------------------------------
 
@@ -189,7 +221,7 @@ class RemoteStores:
     def _ask(self, asking: _Round, stores: Set[str | None]) -> None:
         asking.asked |= stores
         asking.waiting = len(stores)
-        request = Offer(tuple(job for _, job in asking.batch))
+        request = Offer(tuple(job for _, job in asking.batch), self._refresh)
         for store in stores:
             self.post.send(request, partial(self._answered, asking, store), to=store)
 
@@ -202,7 +234,7 @@ class RemoteStores:
         if isinstance(answer, AlreadySaved) and len(answer.saved) == len(asking.batch):
             for (number, _), saved in zip(asking.batch, answer.saved, strict=True):
                 if saved is not None:
-                    asking.saved[number] = saved
+                    asking.saved[number] = store or "", saved
             for index, partial_file in answer.begun:
                 number = asking.batch[min(index, len(asking.batch) - 1)][0]
                 known = asking.partials.get(number)
@@ -227,13 +259,16 @@ class RemoteStores:
     def _conclude(self, asking: _Round) -> None:
         self.pending -= len(asking.batch)
         for number, job in asking.batch:
-            if number in asking.saved:
+            known = asking.saved.get(number)
+            if known is not None and self._on_saved(number, job, known[1]):
                 self.partials.pop(number, None)
-                self._on_saved(number, asking.saved[number])
-            else:
-                if number in asking.partials:
-                    self.partials[number] = asking.partials[number]
-                self.ready.append((number, job))
+                self.saved.pop(number, None)
+                continue
+            if known is not None:
+                self.saved[number] = known
+            if number in asking.partials:
+                self.partials[number] = asking.partials[number]
+            self.ready.append((number, job))
 
 
 def _settle(settles: list[Settle], answer: Answer) -> None:

@@ -79,10 +79,12 @@ class World:
             consumer.turn()
         self.events = [event for event in self.events if not event()]
 
-    def fetch(self, *jobs: Job | str, at_once: int = 4) -> Summary:
+    def fetch(self, *jobs: Job | str, at_once: int = 4, refresh: bool = False) -> Summary:
         job_source = self.job_source = ListDesk([Job(job) if isinstance(job, str) else job for job in jobs])
         stores = RemoteStores(Outbox(self.post), clock=self.clock)
-        self.producer = Producer(job_source, self.fetcher, stores, jobs=at_once, clock=self.clock)
+        self.producer = Producer(
+            job_source, self.fetcher, stores, jobs=at_once, refresh=refresh, clock=self.clock
+        )
         self.producer.run()
         while self.post.waiting or self.post.answered:
             self.step()
