@@ -40,7 +40,11 @@ class RedisLimits:
         return self._session
 
     def expired(self) -> bool:
-        return time.monotonic() >= self._until
+        if time.monotonic() < self._until:
+            return False
+        if not self._declared:  # the fetcher knows now that it has none, and may declare that
+            self._until = inf
+        return True
 
     def receive(self) -> Sequence[Grant]:
         if not self._grants:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from threading import Event
 
 import pytest
 import redis
@@ -212,6 +213,27 @@ def test_all_members_wait_for_a_host_that_asked_one_for_patience(world: World) -
     asked.end(0)
     assert eventually(lambda: asked.turn() is None and other.turn() is None and bool(other.active))
     assert time.monotonic() > until - 0.1
+
+
+def test_a_session_whose_lease_ends_before_it_is_declared_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a reply that gets lost when the lease is over: it gives up its permits, and begins anew."""
+    member = world.member(1)
+    member.schedule.add("host", 1)
+    assert eventually(lambda: member.turn() is None and bool(member.active))
+    attempt, lost = member.sender._client.attempt, Event()
+
+    def lose(*_: object) -> None:
+        member.limits._until = 0.0  # type: ignore[attr-defined]
+        monkeypatch.setattr(member.sender._client, "attempt", attempt)
+        lost.set()
+
+    monkeypatch.setattr(member.sender._client, "attempt", lose)
+    member.sender._stirred.set()
+    assert lost.wait(LIMIT)
+    assert eventually(lambda: member.turn() is None and not member.active)
+    assert eventually(lambda: member.turn() is None and bool(member.active))
 
 
 def test_a_claim_of_an_ended_session_is_dropped(world: World) -> None:
