@@ -32,8 +32,7 @@ SLOWEST = 20_000
 ACK_EVERY = 64
 """Messages after which an ack is sent at once."""
 ACK_WEIGHT = 16 * 1024
-"""Bytes of a body that count as one more message: one of 1 MiB is acked at once, so that its
-sender can free it."""
+"""Bytes of a body that count as one more message: 1 MiB is acked at once, so its sender can free it."""
 FURTHEST_AHEAD = 1 << 16
 """Messages: one that is further ahead of the next number is dropped, and will be sent again."""
 HEAVIEST_AHEAD = 64 << 20
