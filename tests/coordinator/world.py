@@ -9,7 +9,6 @@ from typing import Any
 
 from nearfar.coordinator import messages
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.client_session import Connect, SendMessage
 from nearfar.coordinator.large_parts import CLIENT, Row
 from nearfar.coordinator.messages import (
     VERSION,
@@ -23,6 +22,7 @@ from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.scheduler import Scheduler
 from nearfar.coordinator.task import Mode, TaskOutcome
 from nearfar.errors import InitializerFailed
+from nearfar.net.session import Connect, SendMessage
 from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 from tests.coordinator.check import check_bytes
 

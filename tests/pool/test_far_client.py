@@ -9,11 +9,11 @@ import pytest
 
 from nearfar.coordinator import messages
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.client_session import GREET_EVERY, Connect, SendMessage, SessionStage
 from nearfar.coordinator.large_parts import CLIENT, Row
 from nearfar.coordinator.messages import PoolChannel, PoolFrame, PoolMessage, PoolMessageType, open_channel
 from nearfar.coordinator.task import Mode, Task, TaskOutcome, TaskState, Unread
 from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken, ProtocolError, WorkerLost
+from nearfar.net.session import GREET_EVERY, Connect, SendMessage, SessionStage
 from nearfar.pool.far_client import FEW_EACH, GATHER, TALKATIVE, WINDOW, WINDOW_BYTES, WINDOW_EACH, FarClient
 
 pytestmark = pytest.mark.pure

@@ -53,6 +53,7 @@ ONLY_IN = {
 PURE = (
     "net.frames",
     "net.reliable",
+    "net.session",
     "net.timers",
     "dashboard.figures",
     "dashboard.model",
@@ -61,7 +62,6 @@ PURE = (
     "queues.client.consumer",
     "queues.limits",
     "coordinator.agents",
-    "coordinator.client_session",
     "coordinator.large_parts",
     "coordinator.messages",
     "coordinator.placement",

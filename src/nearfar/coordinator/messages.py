@@ -119,6 +119,10 @@ class PoolMessage(NamedTuple):
     rows: Sequence[Row] | None = None
 
 
+LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
+"""Messages of a coordinator outside of a session."""
+FAREWELL = 3.0
+"""Seconds of silence after which a closing peer, with nothing left to send, stops waiting for an answer."""
 PoolFrame: TypeAlias = Frame[PoolMessage]
 PoolChannel: TypeAlias = ReliableChannel[PoolMessage]
 

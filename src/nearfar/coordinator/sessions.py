@@ -1,4 +1,4 @@
-"""The sessions at a coordinator, and the messages to send in them. Pure."""
+"""The sessions of agents and clients with a coordinator, and the messages to send in them. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,27 @@ from math import inf
 from typing import Any
 
 from nearfar.coordinator.large_parts import Row
-from nearfar.coordinator.messages import PoolChannel, PoolFrame, PoolMessage, PoolMessageType, weigh
+from nearfar.coordinator.messages import (
+    VERSION,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+    open_channel,
+    weigh,
+)
 from nearfar.net.reliable import Frame
+from nearfar.net.session import ClientSession
 from nearfar.net.timers import Timers
+
+
+def client_session(
+    role: str, name: str, about: dict[str, Any], wait: float, stem: str = ""
+) -> ClientSession[PoolMessage]:
+    """The session of an agent or a client (`role`) with a coordinator. `name` is new for every one; `about`
+    are its facts in HELLO."""
+    hello = PoolMessage(PoolMessageType.HELLO, (VERSION, role, name, about))
+    return ClientSession(stem or name, hello, open_channel, wait)
 
 
 class PeerSession:

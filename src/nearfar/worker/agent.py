@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.large_parts import Row
 from nearfar.coordinator.messages import PoolChannel
@@ -23,6 +22,7 @@ from nearfar.net.failures import PAUSE, LoopFailures
 from nearfar.net.memory import Trim
 from nearfar.net.process import Waker, about_me, new_name, new_session_stem, resident
 from nearfar.net.resources import CALLER, make_room
+from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.net.sockets import FAILURES
 from nearfar.net.timers import DelayedWarning
 from nearfar.net.validation import LONGEST_NAME, shown
