@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.net.reliable import SendWindow
 from nearfar.net.timers import SuspendDetector
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.client.lines import ConnectControl
 from nearfar.queues.client.protocol import ClientProtocol, ClientState
-from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, open_channel
 
 pytestmark = pytest.mark.pure
 
@@ -125,10 +124,11 @@ def test_a_client_without_a_welcome_tries_another_connection() -> None:
 
 @pytest.mark.parametrize(("size", "at"), [(0, 30.0), (2_000_000, 130.0)])
 def test_large_messages_may_take_longer(size: int, at: float) -> None:
-    line: SendWindow[QueueMessage] = SendWindow(1.0)
-    line.send(QueueMessage(QueueMessageType.LEND, (1, 1, 1), bytes(size)), 0.0)
-    assert not broken(line, LEASE, at - 0.1)
-    assert broken(line, LEASE, at)
+    channel = open_channel(LEASE, 0.0)
+    channel.send(QueueMessage(QueueMessageType.LEND, (1, 1, 1), bytes(size)), 0.0)
+    for now, found in ((at - 0.1, ""), (at, "sending, but acking nothing")):
+        channel.hear(QueueFrame(0, 0, QueueMessage(QueueMessageType.BEAT)), now)
+        assert channel.fault(now) == found
 
 
 @pytest.mark.parametrize(("gap", "found"), [(4.9, 0.0), (5.1, 5.1), (600.0, 600.0)])

@@ -15,9 +15,16 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.messages import (
+    VERSION,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+    open_channel,
+)
 from nearfar.net.handshake import HandshakeFailures
+from nearfar.net.reliable import Frame
 
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
@@ -66,7 +73,7 @@ class ClientSession:
     def __init__(self, role: str, name: str, about: dict[str, Any], wait: float, stem: str = "") -> None:
         self.name = name
         self.stage = SessionStage.NEW
-        self.talk: ReliableChannel | None = None
+        self.talk: PoolChannel | None = None
         """The channel of the open session, or of the last one."""
         self.barred = ""
         """Why coordinator and peer do not accept each other, once that is certain."""
@@ -83,7 +90,7 @@ class ClientSession:
     def session_name(self) -> str:
         return f"{self._stem}.{self._sessions}"
 
-    def open_talk(self) -> ReliableChannel | None:
+    def open_talk(self) -> PoolChannel | None:
         """The channel of the present session, if it is open."""
         return self.talk if self.stage is _OPEN else None
 
@@ -104,7 +111,7 @@ class ClientSession:
             return None
         self.stage = SessionStage.OPEN
         self._refusals.succeeded()
-        self.talk = ReliableChannel(facts["lease"], now)
+        self.talk = open_channel(facts["lease"], now)
         told: dict[str, Any] = facts
         return told
 
@@ -127,7 +134,7 @@ class ClientSession:
         if stood > (4 * GREET_EVERY if talk is None else talk.lease / 2):
             self._away_since = min(now, self._away_since + stood)
             if talk is not None:
-                talk.heard = min(now, talk.heard + stood)
+                talk.postpone(stood, now)
         if talk is not None:
             talk.tick(now)
             if now >= max(talk.heard, self._called) + talk.lease:  # the connection may be broken
@@ -148,10 +155,10 @@ class ClientSession:
         """When `tick`, `flush` or `lost` must be called next."""
         talk = self.talk
         if talk is not None and self.stage is _OPEN:
-            heard, out, heartbeat = talk.heard, talk.out, talk.heartbeat
+            heard = talk.heard
             lost = heard + max(self._wait, talk.lease / 2)
             call = max(heard, self._called) + talk.lease
-            self._wanted = min(call, out.when, heartbeat.when, lost)
+            self._wanted = min(call, talk.out.when, talk.beat_at, lost)
         elif self.stage is SessionStage.GREETING:
             self._wanted = min(self._greeted + GREET_EVERY, self._away_since + self._wait)
         else:
@@ -184,4 +191,4 @@ class ClientSession:
         if self._dial_again:
             self._dial_again = False
             self._actions.append(Connect(self.session_name))
-        self._actions.append(SendMessage(PoolFrame(0, 0, self._hello)))
+        self._actions.append(SendMessage(Frame(0, 0, self._hello)))

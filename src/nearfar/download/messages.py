@@ -4,6 +4,7 @@
 
     producer                                     consumer
     offer   jobs                            ->   known     what is saved already, job by job
+    refresh the same, if saved files may be fetched again
     files   (job, head, body, data)...      ->   verdicts  one for each
     last    the same, when nothing else is on its way from this producer
     open    stream, job, head               ->   taken     by which consumer: the rest goes to that one
@@ -26,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved, StreamLost
 from nearfar.errors import ProtocolError
 
 Verdict = Saved | Failure
@@ -47,6 +48,8 @@ class Offer(NamedTuple):
     """Jobs about to be fetched: asks which of them are saved already."""
 
     jobs: tuple[Job, ...]
+    refresh: bool = False
+    """Whether saved files may be fetched again: of one that was begun, its partial file is told."""
 
 
 class Files(NamedTuple):
@@ -120,11 +123,6 @@ class ChunkAck:
     """A chunk is in the temporary file (only a verdict confirms that it is safe), or a stream was dropped."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLost:
-    """This consumer does not have the stream."""
-
-
 Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
 Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
 
@@ -167,7 +165,7 @@ _JOB = (_TEXT, _MAYBE, _MAYBE, _MAYBE)
 _HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE, _MAYBE)
 _BODY = (_COUNT, _MAYBE, _COUNT, _MAYBE)
 _FILE = (*_JOB, *_HEAD, *_BODY, _BYTES)
-_SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT)
+_SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT, _MAYBE)
 _PARTIAL = (_TEXT, _TEXT, _COUNT, _MAYBE_COUNT, _TEXT, _TEXT, _BYTES, _BYTES)
 _FAILURE = (_TEXT, _TEXT)
 
@@ -178,8 +176,8 @@ def encode(request: Request) -> list[Any]:
         case Files(files, last):
             rows = [[*_job(job), *head, *body, data] for job, head, body, data in files]
             return ["last" if last else "files", *rows]
-        case Offer(jobs):
-            return ["offer", *map(_job, jobs)]
+        case Offer(jobs, refresh):
+            return ["refresh" if refresh else "offer", *map(_job, jobs)]
         case Open(stream, job, head):
             return ["open", stream, *_job(job), *head]
         case Resume(stream, job, file):
@@ -198,8 +196,8 @@ def decode(message: Any) -> Request:
     match word:
         case "files" | "last":
             return Files(tuple(map(_file, _table(rest, _FILE))), word == "last")
-        case "offer":
-            return Offer(tuple(map(_read_job, _table(rest, _JOB))))
+        case "offer" | "refresh":
+            return Offer(tuple(map(_read_job, _table(rest, _JOB))), word == "refresh")
         case "open":
             stream, *row = _row(rest, (_TEXT, *_JOB, *_HEAD))
             return Open(stream, _read_job(row[:4]), Head._make(row[4:]))
@@ -227,8 +225,8 @@ def encode_answer(answer: Answer) -> list[Any]:
             return ["taken", by]
         case ChunkAck():
             return ["written"]
-        case StreamLost():
-            return ["lost"]
+        case StreamLost(joined):
+            return ["lost", joined]
         case Failure():
             return ["failed", *_verdict(answer)]
 
@@ -245,8 +243,8 @@ def decode_answer(value: Any) -> Answer:
             return StreamAccepted._make(_row(rest, (_TEXT,)))
         case "written" if not rest:
             return ChunkAck()
-        case "lost" if not rest:
-            return StreamLost()
+        case "lost":
+            return StreamLost._make(_row(rest, (_YES,)))
         case "failed":
             return _failure(_row(rest, _FAILURE))
     raise ProtocolError(f"no answer: {word[:20]!r}")

@@ -33,9 +33,8 @@ from nearfar.coordinator.client_session import (
     SessionStage,
 )
 from nearfar.coordinator.large_parts import CLIENT, Row, shares
-from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.messages import FORMS, PoolChannel, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.coordinator.remote_client import too_large
-from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Task, TaskOutcome, TaskState
 from nearfar.errors import (
     CoordinatorLost,
@@ -441,11 +440,11 @@ class FarClient:
                 self._unsent_since = None
             if self._cancels:
                 for number in self._cancels:
-                    self._said = talk.say(now, PoolMessageType.CANCEL, number)
+                    self._said = talk.send(PoolMessage(PoolMessageType.CANCEL, (number,)), now)
                 self._cancels.clear()
             if self._leaving and not self._pending and self._said_bye is None:
                 self._said_bye = now
-                talk.say(now, PoolMessageType.BYE)
+                talk.send(PoolMessage(PoolMessageType.BYE), now)
         elif self._leaving and not self._pending:
             calling.stage = SessionStage.CLOSED
         return calling.flush(now)
@@ -473,13 +472,13 @@ class FarClient:
         self.workers = facts["workers"]
         self._pending.largest = facts.get("largest", 0)
         eager, rows = self._join
-        self._said = talk.say(now, PoolMessageType.JOIN, eager, rows=rows)
+        self._said = talk.send(PoolMessage(PoolMessageType.JOIN, (eager,), rows), now)
         self._submit(talk, self._pending.sent(), now, again=True)
         self._cancels = sorted(self._pending.cancels)
 
     # -- to the coordinator ------------------------------------------------------------------------
 
-    def _submit_unsent(self, talk: ReliableChannel, now: float) -> None:
+    def _submit_unsent(self, talk: PoolChannel, now: float) -> None:
         """Submit at once while few messages are unacked; else after `GATHER` seconds, as a batch."""
         pending, workers = self._pending, self.workers
         if not pending.room(workers):
@@ -494,9 +493,9 @@ class FarClient:
         self._unsent_since = None
         self._submit(talk, self._pending.send(self.workers), now, again=False)
 
-    def _submit(self, talk: ReliableChannel, rows: list[Row], now: float, *, again: bool) -> None:
+    def _submit(self, talk: PoolChannel, rows: list[Row], now: float, *, again: bool) -> None:
         for share in shares(rows, FORMS[PoolMessageType.SUBMIT].blob):
-            self._said = talk.say(now, PoolMessageType.SUBMIT, again, rows=share)
+            self._said = talk.send(PoolMessage(PoolMessageType.SUBMIT, (again,), share), now)
 
     # -- from the coordinator ----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.large_parts import Row
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.messages import PoolChannel
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
@@ -107,7 +107,7 @@ class Agent:
         self._patience_due: float | None = None
         self._patience = DelayedWarning()
         self._trim = Trim()
-        self._joined: ReliableChannel | None = None
+        self._joined: PoolChannel | None = None
         """The channel of the session that was last reported to the user."""
         self._late: dict[str, Late] = {}
         self._mishaps = LoopFailures(log, f"the agent {self.name}")

@@ -29,8 +29,14 @@ from nearfar.coordinator.client_session import (
     SessionStage,
 )
 from nearfar.coordinator.large_parts import AGENT, Row, shares, size_of, weight
-from nearfar.coordinator.messages import FORMS, MOST_NAMES, PoolFrame, PoolMessage, PoolMessageType
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.messages import (
+    FORMS,
+    MOST_NAMES,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+)
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.errors import ProtocolError
 from nearfar.net.validation import shown
@@ -342,7 +348,7 @@ class AgentProtocol:
                 if record.end is None:
                     self._actions.append(Kill(record.name))
 
-    def _hear(self, talk: ReliableChannel, envelope: PoolFrame, now: float) -> None:
+    def _hear(self, talk: PoolChannel, envelope: PoolFrame, now: float) -> None:
         ready = talk.hear(envelope, now)
         if self._ended:
             self._forget_ended(talk.out.received)
@@ -465,7 +471,7 @@ class AgentProtocol:
         talk = calling.talk
         if calling.stage is not SessionStage.OPEN or talk is None:
             return 0
-        return talk.say(now, kind, *fields, rows=rows)
+        return talk.send(PoolMessage(kind, fields, rows), now)
 
     def _farewell(self) -> float:
         """When it closes although no coordinator answers."""

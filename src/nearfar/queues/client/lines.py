@@ -10,10 +10,9 @@ from collections import deque
 from math import inf
 from typing import NamedTuple, Protocol
 
-from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import Peer
-from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType, broken
+from nearfar.queues.messages import QueueFrame, QueueMessage, open_channel
 
 
 class ConnectControl(NamedTuple):
@@ -51,14 +50,18 @@ Action = ConnectControl | ConnectInbox | ConnectLane | SendControl | Close
 class Line(Protocol):
     """The interface of both kinds of line."""
 
-    heard: float
-    """When the last message arrived."""
-    acked: int
-    """The last of our messages that the broker had received when it sent its latest message."""
     lane: bool
     """Whether items are received over a separate socket, which must be requested."""
     outgoing: list[Action]
     """Actions not performed yet."""
+
+    @property
+    def heard(self) -> float:
+        """When the last message arrived."""
+
+    @property
+    def acked(self) -> int:
+        """The last of our messages that the broker had received when it sent its latest message."""
 
     def send(self, message: QueueMessage, now: float) -> int:
         """Send a message, and return its number."""
@@ -66,8 +69,8 @@ class Line(Protocol):
     def tick(self, now: float) -> None:
         """Resend what may have got lost."""
 
-    def beat(self, now: float) -> None:
-        """Send an ack or a heartbeat, if one is due."""
+    def flush(self, now: float) -> list[Action]:
+        """The actions to perform, with an ack or a heartbeat if one is due."""
 
     def broken(self, now: float) -> bool:
         """True if the broker has been silent for too long, or messages to it no longer arrive."""
@@ -76,7 +79,7 @@ class Line(Protocol):
         """This process was suspended for `seconds`: that time does not count as silence of the broker."""
 
     def deadline(self) -> float:
-        """When to call `tick` and `beat` next."""
+        """When to call `tick` and `flush` next."""
 
     def close(self) -> None:
         """The client has ended this session."""
@@ -85,60 +88,40 @@ class Line(Protocol):
 class SocketLine:
     """A line over sockets. `lease` is in seconds."""
 
+    lane = True
+
     def __init__(self, lease: float, now: float) -> None:
-        self.heard = now
-        self.acked = 0
-        self.lane = True
+        self.channel = open_channel(lease, now)
         self.outgoing: list[Action] = []
-        self._lease = lease
-        self._out: SendWindow[QueueMessage] = SendWindow(lease / 10)
-        self._in: ReceiveWindow[QueueMessage] = ReceiveWindow(_weight)
-        self._heartbeat = Heartbeat(lease, now)
 
     @property
-    def received(self) -> int:
-        """The number of the last message that the broker is known to have received."""
-        return self._out.received
+    def heard(self) -> float:
+        return self.channel.heard
 
-    def hear(self, envelope: QueueFrame, now: float) -> list[QueueMessage]:
-        """The messages that are next in order, after this one has arrived."""
-        self.heard = now
-        number, self.acked, message = envelope
-        if self.acked > self._out.received:
-            self._out.acked(self.acked, now)
-        if not number:
-            return []
-        self._heartbeat.heard(now, len(message.body or b""))
-        return self._in.accept(number, message)
+    @property
+    def acked(self) -> int:
+        return self.channel.acked
 
     def send(self, message: QueueMessage, now: float) -> int:
-        number = self._out.send(message, now)
-        self.outgoing.append(SendControl(QueueFrame(number, self._in.received, message)))
-        self._heartbeat.spoke(now)
-        return number
+        return self.channel.send(message, now)
 
     def tick(self, now: float) -> None:
-        if now >= self._out.when:
-            for number, message in self._out.overdue(now):
-                self.outgoing.append(SendControl(QueueFrame(number, self._in.received, message)))
+        self.channel.tick(now)
 
-    def beat(self, now: float) -> None:
-        if now >= self._heartbeat.when:
-            beat = QueueMessage(QueueMessageType.BEAT)
-            self.outgoing.append(SendControl(QueueFrame(0, self._in.received, beat)))
-            self._heartbeat.spoke(now)
+    def flush(self, now: float) -> list[Action]:
+        actions, self.outgoing = self.outgoing, []
+        for frame in self.channel.flush(now):
+            actions.append(SendControl(frame))
+        return actions
 
     def broken(self, now: float) -> bool:
-        return now - self.heard >= self._lease or (
-            self._out.sent > self._out.received and broken(self._out, self._lease, now)
-        )
+        return bool(self.channel.fault(now))
 
     def postpone(self, seconds: float, now: float) -> None:
-        self.heard = min(now, self.heard + seconds)
-        self._out.postpone(seconds)
+        self.channel.postpone(seconds, now)
 
     def deadline(self) -> float:
-        return min(self.heard + self._lease, self._heartbeat.when, self._out.when)
+        return self.channel.deadline()
 
     def close(self) -> None:
         """Does nothing: no message needs to be sent to the broker."""
@@ -166,7 +149,8 @@ class LocalLine:
     def tick(self, now: float) -> None:
         """Does nothing: no message can get lost."""
 
-    beat = tick
+    def flush(self, now: float) -> list[Action]:
+        return []
 
     def broken(self, now: float) -> bool:
         return False
@@ -178,8 +162,6 @@ class LocalLine:
         return inf
 
     def close(self) -> None:
-        self._broker.dead(self._peer.session, f"{self._peer.uid} left without a goodbye", self._peer.heard)
-
-
-def _weight(message: QueueMessage) -> int:
-    return len(message.body or b"")
+        self._broker.dead(
+            self._peer.session, f"{self._peer.uid} left without a goodbye", self._peer.channel.heard
+        )

@@ -152,12 +152,12 @@ class BrokerSession:
 
     def hear(self, envelope: QueueFrame, now: float) -> None:
         """Process a message that arrived from the broker over sockets."""
-        line = self.line
-        assert isinstance(line, SocketLine)
-        received = line.received
-        ready = line.hear(envelope, now)
-        if line.received > received:
-            self._sender.acked(line.received)
+        assert isinstance(self.line, SocketLine)
+        channel = self.line.channel
+        received = channel.out.received
+        ready = channel.hear(envelope, now)
+        if channel.out.received > received:
+            self._sender.acked(channel.out.received)
         for message in ready:
             self.handle(message)
 
@@ -218,12 +218,7 @@ class BrokerSession:
         if leaving and not self._said_bye and self._sender.idle:
             self._said_bye = True
             self.line.send(QueueMessage(QueueMessageType.BYE), now)
-        line = self.line
-        line.beat(now)
-        if not line.outgoing:
-            return []
-        actions, line.outgoing = line.outgoing, []
-        return actions
+        return self.line.flush(now)
 
     def deadline(self) -> float:
         """When to call `tick` and `flush` next."""
