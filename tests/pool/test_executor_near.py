@@ -171,7 +171,7 @@ def test_a_terminated_pool_is_not_a_broken_one(address: str | None) -> None:
     running = [pool.apply_async(signal.pause) for _ in range(3)]
     pool.terminate()
     for _ in range(3):
-        engine.step([])
+        engine.turn([])
     pool.join()
     assert engine.broken is None
     for result in running:

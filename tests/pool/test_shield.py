@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from nearfar.net.interrupts import Shield
-from nearfar.pool.driver import ReentrantGuard
 
 
 @pytest.fixture(autouse=True)
@@ -155,17 +154,3 @@ if __name__ == "__main__":  # the default start method may read this program aga
     quiet = [sys.executable, "-W", "ignore::DeprecationWarning", path]  # it forks, and has threads
     ended = subprocess.run(quiet, capture_output=True, text=True, timeout=90, check=False)
     assert (ended.stdout, ended.stderr) == ("0\n", "")
-
-
-def test_the_guard_admits_one_thread_and_no_nested_call() -> None:
-    alone = ReentrantGuard()
-    assert not alone.here
-
-    def outer() -> tuple[bool, str, str]:
-        return alone.here, alone("not now", str, "done"), alone.look(lambda: "seen")
-
-    assert alone((False, "", ""), outer) == (True, "not now", "seen")
-    assert alone("not now", str, "done") == "done"
-    with pytest.raises(IndexError):
-        alone(0, lambda: [][0])
-    assert alone("not now", str, "done") == "done"

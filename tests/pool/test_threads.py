@@ -249,6 +249,7 @@ def test_an_internal_error_ends_the_pool_and_is_reported(monkeypatch: pytest.Mon
     result = pool.apply_async(signal.pause)
     engine: Any = pool._engine
     monkeypatch.setattr(engine, "_step", fails)
+    engine._driver.rouse()
     with pytest.raises(BrokenExecutor, match="the pool's own work failed: ZeroDivisionError"):
         result.get()
     with pytest.raises(BrokenExecutor, match="the pool's own work failed: ZeroDivisionError"):

@@ -97,7 +97,7 @@ def test_a_bug_in_the_loop_is_reported_and_ends_the_hosting(
         raise KeyError("a fault")
 
     monkeypatch.setattr(BrokerProtocol, "tick", fail)
-    queue._host.driver.call()
+    queue._host.driver.rouse()
     assert queue._host.driver.join(20)
     with pytest.raises(QueueLost, match=r"the hosting of .* has failed: KeyError"):
         queue.qsize()

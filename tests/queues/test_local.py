@@ -155,6 +155,6 @@ def test_a_queue_that_is_collected_in_the_middle_of_a_turn_leaves_after_it(
         return flush(machine, now)
 
     monkeypatch.setattr(BrokerProtocol, "flush", collecting)
-    host.driver.call()
+    host.driver.rouse()
     assert eventually(lambda: end.gone)
     assert host.failure is None

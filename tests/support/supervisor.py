@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from math import inf
 from typing import Any
 
 from nearfar.net.process import Waker
@@ -57,8 +58,8 @@ class FakeCrew:
     def fileno(self) -> int:
         return self._waker.fileno()
 
-    def deadline(self) -> float | None:
-        return None
+    def deadline(self) -> float:
+        return inf
 
     def tick(self, now: float) -> None:
         pass

@@ -590,8 +590,8 @@ class StandaloneCoordinator:
         if self._server.pending():
             return
         deadline = self._server.due
-        if self._local is not None and (due := self._local.supervisor.deadline()) is not None:
-            deadline = min(deadline, due)
+        if self._local is not None:
+            deadline = min(deadline, self._local.supervisor.deadline())
         if (due := self._coordinator.deadline()) is not None:
             deadline = min(deadline, due)
         if self._ends is not None:

@@ -154,15 +154,16 @@ class Waker:
         """The descriptor to poll for reading."""
         return self._read
 
-    def wake(self) -> None:
-        """Make the descriptor readable. After `close` it does nothing."""
+    def wake(self, why: bytes = b"\0") -> None:
+        """Make the descriptor readable, with one byte. After `close` it does nothing."""
         with contextlib.suppress(OSError):
-            os.write(self._write, b"\0")
+            os.write(self._write, why)
 
-    def clear(self) -> None:
-        """Make the descriptor unreadable until the next `wake`."""
+    def clear(self) -> bytes:
+        """Make the descriptor unreadable until the next `wake`; returns why it was readable."""
         with contextlib.suppress(OSError):  # nothing to read; after any other error it stays readable
-            os.read(self._read, 4096)
+            return os.read(self._read, 4096)
+        return b""
 
     def close(self) -> None:
         """Close both descriptors."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -21,12 +22,12 @@ from nearfar.coordinator.state import Initializer
 from nearfar.coordinator.task import Task, TaskState
 from nearfar.errors import InitializerFailed, PoolBroken
 from nearfar.net import process
+from nearfar.net.driver import Driver, Events, Hold
 from nearfar.net.interrupts import exposed, safely, struck_anywhere
 from nearfar.net.process import Waker, left_behind
 from nearfar.net.timers import DelayedWarning
 from nearfar.pool.call import Call
 from nearfar.pool.codec import ClientCodec
-from nearfar.pool.driver import PoolDriver, ReentrantGuard
 from nearfar.pool.engine import SHUT, Closed, PoolPromises, check_callable
 from nearfar.serialization.bare import NUMBERS, are_bare
 from nearfar.serialization.tracebacks import anew
@@ -119,16 +120,16 @@ class BaseEngine(ABC):
         self._codec = codec
         self._names = codec.names
         self._owner = os.getpid()
-        self._alone = ReentrantGuard()
+        self._alone = Hold("a finalizer cannot wait for the pool in the middle of whose work it runs")
         self._inbox: deque[Call] = deque()
         self._handed_in = 0
         self._has_capacity = True
         """Whether a submitted call can be sent at once, as of the last step."""
-        self._due: float | None = None
-        """When the next step is due, as of the last one."""
+        self.due = inf
+        """As `Work.due`, as of the last turn."""
         self._broken: PoolBroken | None = None
         self.failed = False
-        """As `Work.failed`: a step raised."""
+        """As `Work.failed`: a turn raised."""
         self._closing = False
         self._stopping = False
         self._shut = False
@@ -141,7 +142,7 @@ class BaseEngine(ABC):
         """Outcomes that run callers' callbacks: delivered in the background thread."""
         self._notices = PoolWarnings()
         self._waker = Waker()
-        self._driver = PoolDriver(self, self._waker, f"nearfar-pool-{name}")
+        self._driver = Driver(self, self._alone, self._waker, f"nearfar-pool-{name}")
         process.watch(self)
 
     def _begin(self) -> None:
@@ -167,20 +168,20 @@ class BaseEngine(ABC):
         self._inbox.append(call)
         if (
             self._has_capacity and not (call.awaited or more)
-        ) or self._closing:  # checked after that: see `_work`
+        ) or self._closing:  # checked after that: see `turn`
             safely(self._send_now)
         elif not more:
             self._handed_in += 1
             if self._handed_in >= HELP_EVERY:
                 self._handed_in = 0
-                self._driver.help()
+                self._driver.lead_once()
 
     def flush(self) -> None:
         """As `Engine.flush`."""
         if self._has_capacity or self._closing:
             safely(self._send_now)
         else:
-            self._driver.help()
+            self._driver.lead_once()
 
     def _pickle(self, call: Call) -> None:
         check_callable(call.function)
@@ -190,15 +191,8 @@ class BaseEngine(ABC):
         else:
             call.function, call.blob, call.buffers = self._codec.dump_call(func, args, kwargs)
 
-    def send(self) -> None:
-        """As `Work.send`."""
-        if self._inbox:
-            self.step([])
-            self._schedule_flush()
-
     def _send_now(self) -> None:
-        self.step([])  # no delivery: the caller may hold a lock that a callback takes
-        self._schedule_flush()
+        self._driver.help()  # no delivery: the caller may hold a lock that a callback takes
         if self.over:  # no other thread does
             self.tell()
 
@@ -223,8 +217,7 @@ class BaseEngine(ABC):
 
     def _cancel_here(self, calls: Sequence[Call]) -> None:
         self._tell_cancelled(self._alone([], self._cancel_now, calls))
-        self.step([])
-        self._schedule_flush()
+        self._driver.help()
 
     def cancel_waiting(self) -> None:
         """As `Engine.cancel_waiting`."""
@@ -232,21 +225,24 @@ class BaseEngine(ABC):
 
     def _cancel_waiting_here(self) -> None:
         self._tell_cancelled(self._alone([], self._cancel_all_now))
-        self._schedule_flush()
 
     def wait_until(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """As `Engine.wait_until`. Raises `PoolBroken` if the pool's own work failed: `ready` may never be.
 
         Raises `RuntimeError` in a finalizer that runs in the middle of the pool's own work.
         """
-        if self._alone.thread == threading.get_ident() and not ready():
-            raise RuntimeError("a finalizer cannot wait for the pool in the middle of whose work it runs")
-        met = self._driver.wait_until(ready, timeout)
+        deadline = inf if timeout is None else monotonic() + timeout
+        met = safely(partial(self._wait_until, ready, deadline))
         if self.over and left_behind():
             raise SystemExit
         if self.failed and self._broken is not None and not ready():
             raise anew(self._broken)
         return met
+
+    def _wait_until(self, ready: Callable[[], bool], deadline: float) -> bool:
+        if self._inbox:
+            self._driver.help()
+        return self._driver.wait_until(ready, deadline)
 
     def close(self) -> None:
         """As `Engine.close`."""
@@ -255,7 +251,7 @@ class BaseEngine(ABC):
             safely(self._close_here)
 
     def _close_here(self) -> None:
-        self.step([])
+        self._driver.help()
         self._waker.wake()
 
     def terminate(self) -> None:
@@ -263,7 +259,7 @@ class BaseEngine(ABC):
         if self._owner != os.getpid():
             return
         self._closing = self._stopping = True
-        if self._alone.here:  # called by a garbage collection: then the leader does it
+        if self._driver.inside:  # called by a garbage collection: then the leader does it
             self._waker.wake()
             return
         safely(self._terminate_here)
@@ -273,7 +269,7 @@ class BaseEngine(ABC):
             self._driver.join()  # the main thread may be interrupted
 
     def _terminate_here(self) -> None:
-        self.step([])
+        self._driver.help()
         self.tell()
         self._waker.wake()
 
@@ -281,27 +277,44 @@ class BaseEngine(ABC):
         """As `Engine.join`."""
         if self._owner != os.getpid():
             return True
-        if not self._driver.wait_until(lambda: self.over, timeout):
+        deadline = inf if timeout is None else monotonic() + timeout
+        if not safely(partial(self._wait_until, lambda: self.over, deadline)):
             return False
         self._driver.join()
         return True
 
-    # -- Work, for the leader ----------------------------------------------------------------------
+    # -- Work, for the driver ----------------------------------------------------------------------
 
-    def step(self, events: list[tuple[int, int]]) -> None:
-        """As `Work.step`. Not from a thread that is `exposed`."""
+    def turn(self, events: Events) -> object:
+        """As `Work.turn`. Not from a thread that is `exposed`."""
         alone = self._alone
-        with alone.lock:
-            if alone.thread is None:
-                alone.thread = threading.get_ident()
-                try:
-                    self._work(events)
-                finally:
-                    alone.thread = None
+        with alone.lock:  # as `with alone`, which costs more
+            alone.thread = threading.get_ident()
+            try:
+                if not self.over:
+                    self._step(events, monotonic())
+                while self._inbox and self._has_capacity and not self.over:
+                    # Submitted meanwhile, by a thread that saw no capacity: there may be no further event.
+                    self._step([], monotonic())
+                if self._stopping and not self.over:
+                    self._stop()
+                if self.over:
+                    self._take_in()
+                    self.due = inf
+                else:
+                    self.due = self._deadline()
+            except BaseException as error:
+                self._fail(error)
+                if not isinstance(error, Exception):  # raised by a signal handler
+                    raise
+            finally:
+                alone.thread = None
+        return self._outcomes
 
-    def deadline(self) -> float | None:
-        """As `Work.deadline`."""
-        return self._due
+    def end(self, error: BaseException | None) -> None:
+        """As `Work.end`."""
+        if error is not None and not self.over:
+            self._alone(None, self._fail, error)
 
     def tell(self) -> bool:
         """As `Work.tell`."""
@@ -327,13 +340,6 @@ class BaseEngine(ABC):
         self._broken = PoolBroken("this pool belongs to the process that made it")
         self.failed = True
         process.keep(self._waker, self._driver)
-
-    def _schedule_flush(self) -> None:
-        """After a step by another thread: wake the leader if there is a new deadline or an outcome."""
-        if self._driver.asleep_until:
-            self._driver.reconsider()
-        if self._outcomes:
-            self._waker.wake()
 
     def _tell_cancelled(self, calls: list[Call]) -> None:
         try:
@@ -376,7 +382,7 @@ class BaseEngine(ABC):
         """As `Engine.counts`."""
 
     @abstractmethod
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None) -> Events:
         """As `Work.poll`."""
 
     @abstractmethod
@@ -400,11 +406,11 @@ class BaseEngine(ABC):
         """End every call without an outcome with this error."""
 
     @abstractmethod
-    def _step(self, events: list[tuple[int, int]], now: float) -> None:
+    def _step(self, events: Events, now: float) -> None:
         """Do all work that is due now, and then set `_has_capacity`."""
 
     @abstractmethod
-    def _deadline(self) -> float | None:
+    def _deadline(self) -> float:
         """When the next step is due without an event."""
 
     @abstractmethod
@@ -417,28 +423,14 @@ class BaseEngine(ABC):
 
     # -- under the lock ----------------------------------------------------------------------------
 
-    def _work(self, events: list[tuple[int, int]]) -> None:
+    def _fail(self, error: BaseException) -> None:
+        self.failed = True
+        self._has_capacity = True
+        self.due = inf
         try:
-            if not self.over:
-                self._step(events, monotonic())
-            while self._inbox and self._has_capacity and not self.over:
-                # Submitted meanwhile, by a thread that saw no capacity: there may be no further event.
-                self._step([], monotonic())
-            if self._stopping and not self.over:
-                self._stop()
-            if self.over:
-                self._take_in()
-            self._due = None if self.over else self._deadline()
-        except BaseException as error:
-            self.failed = True
-            self._has_capacity = True
-            self._due = None
-            try:
-                self._break(f"the pool's own work failed: {error!r}", error)
-            finally:
-                self._end()
-            if not isinstance(error, Exception):  # raised by a signal handler
-                raise
+            self._break(f"the pool's own work failed: {error!r}", error)
+        finally:
+            self._end()
 
     def _cancel_now(self, calls: Sequence[Call]) -> list[Call]:
         self._take_in()

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -15,6 +16,7 @@ from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.task import Task
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
+from nearfar.net.driver import Events
 from nearfar.net.interrupts import safely
 from nearfar.net.process import about_me, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
@@ -69,7 +71,7 @@ class FarEngine(BaseEngine):
         self._descriptor = -1
         self._unread = False
         """Whether there may be unread messages that the descriptor does not report any more."""
-        self._last_moment = float("inf")
+        self._last_moment = inf
         self._patience: float | None = None
         """When to warn that no coordinator or worker is available."""
         self._look_at = 0.0
@@ -108,16 +110,16 @@ class FarEngine(BaseEngine):
         """As `Engine.promises`."""
         return replace(super().promises(), survives_killed_coordinator=True)
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None) -> Events:
         """As `Work.poll`. If there are unread messages, the next step is due at once."""
         try:
             return self._poll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
             return []
 
-    def _deadline(self) -> float | None:
+    def _deadline(self) -> float:
         if self._machine.calling.stage in (SessionStage.NEW, SessionStage.CLOSED):
-            return None
+            return inf
         self._look_at = min(self._machine.deadline(monotonic()), self._last_moment)
         if self._patience is not None:
             self._look_at = min(self._look_at, self._patience)
@@ -131,10 +133,9 @@ class FarEngine(BaseEngine):
 
     def _connect(self) -> None:
         self._alone(None, self._machine.connect, monotonic())
-        self.step([])
-        self._schedule_flush()
+        self._driver.help()
 
-    def _step(self, events: list[tuple[int, int]], now: float) -> None:
+    def _step(self, events: Events, now: float) -> None:
         for descriptor, _ in events:
             if descriptor == self._descriptor:
                 self._unread = True

@@ -19,6 +19,7 @@ from nearfar.coordinator.server import LocalWorkers
 from nearfar.coordinator.state import Client
 from nearfar.coordinator.status import counts, idle, snapshot
 from nearfar.coordinator.task import Task
+from nearfar.net.driver import Events
 from nearfar.net.interrupts import safely
 from nearfar.net.process import new_name
 from nearfar.net.reliable import LEASE
@@ -82,7 +83,6 @@ class NearEngine(BaseEngine):
         self._coordinator = Scheduler()
         self._coordinator.client_came(self._client, monotonic())
         self._outcomes = self._coordinator.outcomes
-        self._idle = self._coordinator.idle
         hire = partial(
             Supervisor,
             count=count,
@@ -138,25 +138,25 @@ class NearEngine(BaseEngine):
         self._board = board
         self._waker.wake()
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None) -> Events:
         """As `Work.poll`. If the server has unread messages, the next step is due at once."""
         try:
             return self._supervisor.epoll.poll(timeout)
         except (OSError, ValueError):  # closed meanwhile
             return []
 
-    def _deadline(self) -> float | None:
-        deadline, other = self._coordinator.deadline(), self._supervisor.deadline()
-        if deadline is None or (other is not None and other < deadline):
-            deadline = other
-        if self._board is not None and (deadline is None or self._board.due < deadline):
-            deadline = self._board.due
+    def _deadline(self) -> float:
+        due, alarm = self._supervisor.deadline(), self._coordinator.deadline()
+        if alarm is not None and alarm < due:
+            due = alarm
+        if self._board is not None and self._board.due < due:
+            due = self._board.due
         if self._server is None:
-            return deadline
+            return due
         if self._server.unread:  # its descriptor may not report them again
             return 0.0
-        due = self._server.due
-        for each in (deadline, self._last_moment, self._notices.deadline()):
+        due = min(due, self._server.due)
+        for each in (self._last_moment, self._notices.deadline()):
             if each is not None and each < due:
                 due = each
         return due
@@ -173,25 +173,24 @@ class NearEngine(BaseEngine):
         return safely(partial(self._alone.look, self._processes_now))
 
     def _end_workers_here(self) -> None:
-        self.step([])
-        self._schedule_flush()
+        self._driver.help()
 
     # -- under the lock ----------------------------------------------------------------------------
 
-    def _step(self, events: list[tuple[int, int]], now: float) -> None:
+    def _step(self, events: Events, now: float) -> None:
         if events:
             self._supervisor.dispatch(events)
         if self._server is not None:
             self._server.turn(now)
         if self._inbox:
             self._take_in()
-        if self._due is not None and now >= self._due:
+        if now >= self.due:
             self._coordinator.tick(now)
             self._supervisor.tick(now)
         self._coordinator.flush(now)
         if self._client.error is not None and self._broken is None and not self._stopping:
             self._break(self._client.error)
-        self._has_capacity = bool(self._idle) or self._broken is not None
+        self._has_capacity = bool(self._coordinator.idle) or self._broken is not None
         if self._last_signal is not None:
             self._end_workers(self._last_signal)
         if self._closing and idle(self._coordinator):

@@ -102,7 +102,7 @@ class Agent:
             self._poll.register(each, select.POLLIN)
         self._look_at = 0.0
         """When `_look` must be called, as of the last sleep."""
-        self._supervisor_due: float | None = None
+        self._supervisor_due = inf
         """When the supervisor's `tick` must be called."""
         self._patience_due: float | None = None
         self._patience = DelayedWarning()
@@ -297,7 +297,7 @@ class Agent:
             if due is not None:
                 self._look_at = min(self._look_at, due)
         self._supervisor_due = self._supervisor.deadline()
-        due = self._look_at if self._supervisor_due is None else min(self._look_at, self._supervisor_due)
+        due = min(self._look_at, self._supervisor_due)
         if self._late:
             due = min(due, *(late.next for late in self._late.values()))
         if self._board is not None:
@@ -320,7 +320,7 @@ class Agent:
         said = self._supervisor_fileno in ready
         if said:
             self._try(self._supervisor.turn)
-        if self._supervisor_due is not None and now >= self._supervisor_due:
+        if now >= self._supervisor_due:
             said = self._try(self._supervisor.tick, now) or said
         if self._late:
             self._give_late(now)

@@ -31,7 +31,7 @@ class PollSet:
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Callable[[], object]] = {}
         self._fresh: set[int] = set()
         """Descriptors watched since `dispatch` began: an event may belong to an earlier one of that
         number."""
@@ -40,7 +40,7 @@ class PollSet:
         """A descriptor that is readable when a watched one is."""
         return self.epoll.fileno()
 
-    def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+    def watch(self, descriptor: int, handler: Callable[[], object]) -> None:
         """Have `dispatch` call `handler` whenever `descriptor` is readable. Raises `OSError`."""
         self.epoll.register(descriptor, select.EPOLLIN)
         self._handlers[descriptor] = handler
@@ -56,7 +56,7 @@ class PollSet:
         """Wait up to `timeout` seconds for events, for `dispatch`."""
         return self.epoll.poll(timeout)
 
-    def dispatch(self, events: list[tuple[int, int]]) -> None:
+    def dispatch(self, events: Sequence[tuple[int, int]]) -> None:
         """Call the handlers of the events."""
         self._fresh.clear()
         for descriptor, _ in events:
@@ -270,14 +270,14 @@ class Supervisor(PollSet):
         """Read messages, remove dead workers, start missing ones."""
         self.dispatch(self.epoll.poll(0))
 
-    def deadline(self) -> float | None:
-        """When `tick` must be called next."""
+    def deadline(self) -> float:
+        """When `tick` must be called next; `inf`: not for now."""
         due = self._next_try
         if self._batched and self._next_look < due:
             due = self._next_look
         if self._recalled and self._next_recall < due:
             due = self._next_recall
-        return None if due == inf else due
+        return due
 
     def tick(self, now: float) -> None:
         """Check for unsent answers; try again to start processes that could not be started."""

@@ -1,7 +1,7 @@
 """The sockets of a queue's broker: they perform the actions of `BrokerProtocol`, and read its messages.
 
 A client in the broker's own process needs no sockets: its messages and the broker's are passed by calls, and
-its callers take the broker's turns (`nearfar.queues.driver`)."""
+its callers take the broker's turns (`nearfar.net.driver`)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from nearfar.net import resources, sockets
 from nearfar.net.addresses import Address
 from nearfar.net.admission import Authenticator
 from nearfar.net.auth import Access
+from nearfar.net.driver import Driver, Events, Hold
 from nearfar.net.failures import PAUSE, LoopFailures, service_failed
 from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import safely
-from nearfar.net.process import ProcessWatcher
+from nearfar.net.process import ProcessWatcher, Waker
 from nearfar.net.session import SessionStage
 from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.queues import messages
@@ -34,7 +35,6 @@ from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
 from nearfar.queues.broker.status import Ages, queue_status
 from nearfar.queues.client.protocol import ClientProtocol
-from nearfar.queues.driver import Hold, QueueDriver
 from nearfar.queues.messages import QueueFrame, QueueMessageType
 from nearfar.serialization.shared_ring import HostRings
 
@@ -100,6 +100,7 @@ MOST_NAMES = 10_000
 MOST_PASSES = 4
 """Readings in one turn, and exchanges with clients of this process, so that a caller's turn ends while others
 keep the broker busy."""
+BUSY = "the queue cannot be used inside its own code, by a finalizer or while an item is unpickled"
 BODY = 3
 """The index of the frame with items, in messages to the inbox."""
 
@@ -166,7 +167,9 @@ class Broker:
         self._lanes_opened = secrets.randbelow(100_000)
         self._watch = ProcessWatcher()
         self._epoll = select.epoll()
-        self.watched = [self._epoll.fileno()]
+        self._waker = Waker()
+        self._waker_wakes = self._waker.fileno()
+        self._epoll.register(self._waker_wakes, select.EPOLLIN)
         self._control_wakes, self._inbox_wakes = map(sockets.descriptor, (self._control, self._inbox))
         questions, arrivals = self._authenticator.questions, self._authenticator.arrivals
         self._door_wakes = {arrivals} if arrivals is not None else set()
@@ -177,6 +180,8 @@ class Broker:
         self._unread = {self._control, self._inbox}
         """The sockets that may have messages to read."""
         self._locals: list[LocalClient] = []
+        self._busy = False
+        """Whether a turn has left something to do."""
         self.failure: BaseException | None = None
         """The error that ended the hosting before `close`, if any."""
         self._mishaps = LoopFailures(log, f"the queue at {self.address}")
@@ -193,14 +198,11 @@ class Broker:
         self._board: Board | None = None
         self._close_dashboard: Callable[[], None] = lambda: None
         self._ages = Ages()
-        self._ended = False
-        self.hold = Hold()
-        self.driver = QueueDriver(self, self.hold, f"nearfar-host-{self.address}", self._mishaps)
+        self.due = 0.0
+        self.over = False
+        self.hold = Hold(BUSY)
+        self.driver = Driver(self, self.hold, self._waker, f"nearfar-host-{self.address}")
         self.driver.start()
-
-    @property
-    def over(self) -> bool:
-        return self._ended
 
     def counts(self) -> dict[str, int]:
         """The ledger's figures, the numbers of malformed messages and of messages without a name, and the
@@ -221,7 +223,7 @@ class Broker:
     def show(self, board: Board, close: Callable[[], None]) -> None:
         """Publish the status on `board` from now on; `close` is called when the hosting ends."""
         self._board, self._close_dashboard = board, close
-        self.driver.call()
+        self.driver.rouse()
 
     def status(self) -> QueueStatus:
         """The status for the dashboard of a program that hosts the queue."""
@@ -243,7 +245,7 @@ class Broker:
     def attach(self, client: ClientProtocol, lost: Callable[[], None]) -> bool:
         """Connect a client of this process, whose state `hold` guards; False if the hosting ends. `lost` is
         called, with `hold` held, if it ends before the client has left. Call with `hold` held."""
-        if self._ended or self._closing is not None:
+        if self.over or self._closing is not None:
             return False
         client.connect(time.monotonic(), self._machine)
         self._locals.append(LocalClient(client, lost))
@@ -252,28 +254,41 @@ class Broker:
     def close(self, timeout: float = 2.0) -> None:
         """Stop when every client has left, or after `timeout` seconds. Items left then are logged."""
         self._closing = time.monotonic() + timeout
-        self.driver.call()
         self.driver.join()
 
-    # -- turns ------------------------------------------------------------------------------------
+    # -- Work, for the driver ---------------------------------------------------------------------
 
-    def turn(self, driver: QueueDriver) -> None:
+    failed = untold = False
+    tell = bool
+
+    def poll(self, timeout: float | None) -> Events:
+        try:
+            return self._epoll.poll(timeout)
+        except ValueError:  # closed meanwhile
+            return ()
+        except sockets.FAILURES as error:
+            self._mishaps.note(error)
+            time.sleep(PAUSE)
+            return ()
+
+    def turn(self, events: Events) -> bool:
         """Perform actions and read, until nothing more arrives. If one part fails, the others still run:
         unread messages are still in the socket, and unsent ones are resent."""
         try:
             with self.hold:
-                if not self._ended:
-                    self._turn(driver)
+                return not self.over and self._turn(events)
         except BaseException as error:
             self._failed(error)
-            driver.call()
+            return True
 
-    def _turn(self, driver: QueueDriver) -> None:
-        driver.woken = False
-        heard = False
+    def _turn(self, events: Events) -> bool:
+        heard = self._busy = False
+        for descriptor, _ in events:
+            if descriptor == self._waker_wakes:
+                self._waker.clear()
         for _ in range(MOST_PASSES):
-            driver.wanted = False
-            came = self._try(self._read_all, otherwise=False)
+            came = self._try(self._read_all, events, otherwise=False)
+            events = ()
             now = time.monotonic()
             if now >= self._next_look:
                 self._try(self._keep_the_door, now)
@@ -287,19 +302,13 @@ class Broker:
                 self._try(self._forget_idle)
             if came or heard:  # the new messages may bring an earlier deadline
                 self._next_tick = min(self._next_tick, now + self._soon)
-            if not (self._unread or driver.wanted):
+            if not self._unread:
                 break
-        if heard:
-            driver.heard += 1
-            self.hold.notify()
-        if self._may_stop():
-            self._ended = True
-            driver.call()
+        self.over = self._may_stop()
         if self._board is not None and (now := time.monotonic()) >= self._board.due:
             self._board.look(partial(self._publish, now), now)
-        if self._unread:
-            driver.wake()
-        driver.sleep_until(self._deadline())
+        self.due = 0.0 if self._unread or self._busy else self._deadline()
+        return heard or self.over
 
     def _act_with_locals(self, now: float) -> bool:
         """Perform the actions of the broker and of the clients in this process; returns whether these
@@ -324,7 +333,7 @@ class Broker:
             if not came:
                 return heard
             heard = True
-        self.driver.wake()
+        self._busy = True
         return heard
 
     def _deadline(self) -> float:
@@ -341,7 +350,7 @@ class Broker:
         if error is not None:
             self._failed(error)
         with self.driver.turns, self.hold:
-            self._ended = True
+            self.over = True
             for local in self._locals:
                 local.lost()
             self._locals.clear()
@@ -364,16 +373,16 @@ class Broker:
         """Record that a bug ended the hosting."""
         log.error("the loop of the queue at %s failed", self.address, exc_info=error)
         self.failure = error
-        self._ended = True
+        self.over = True
 
     def _may_stop(self) -> bool:
         closing = self._closing
         return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
 
-    def _read_all(self) -> bool:
+    def _read_all(self, events: Events) -> bool:
         """Read the sockets; returns whether anything arrived."""
         try:
-            ready = self._epoll.poll(0)
+            ready = events or self._epoll.poll(0)
         except sockets.FAILURES:
             time.sleep(PAUSE)
             raise
@@ -397,7 +406,7 @@ class Broker:
                 self._machine.dead(session, f"process {pid} ended", time.monotonic())
         elif descriptor in self._door_wakes:
             self._next_look = 0.0  # the authenticator has a new connection or request
-        elif descriptor not in self._lane_wakes:
+        elif descriptor not in self._lane_wakes and descriptor != self._waker_wakes:
             self._forget(descriptor)  # watching that process failed: stop it
 
     def _read(self, socket: zmq.Socket[bytes], small: int) -> None:

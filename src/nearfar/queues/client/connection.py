@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nearfar.errors import NotAdmitted, QueueLost
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
+from nearfar.net.driver import Busy, Driver, Hold
 from nearfar.net.interrupts import Abandoned, deferred_call_here, safe, safely
 from nearfar.net.process import about_me, left_behind, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
 from nearfar.net.session import SessionStage
-from nearfar.queues.broker.server import Broker
+from nearfar.queues.broker.server import BUSY, Broker
 from nearfar.queues.client.io import ClientSockets
 from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.client.session import BrokerSession
-from nearfar.queues.driver import BUSY, Busy, Hold, QueueDriver
 from nearfar.queues.messages import QueueMessageType
 from nearfar.serialization.shared_ring import enabled
 
@@ -53,13 +54,13 @@ class ClientConnection:
         self.address = address
         self._access = access
         self._on_change = on_change
-        self.hold = Hold() if host is None else host.hold
+        self.hold = Hold(BUSY) if host is None else host.hold
         stem = new_session_stem(self.name)
         about = about_me()
         about["shares"] = about["machine"] if enabled() else ""
         self.machine = ClientProtocol(self.name, about, tags, helper=helper, stem=stem, trusts=access.trusted)
         self._sockets: ClientSockets | None = None
-        self.driver: QueueDriver | None = None
+        self.driver: Driver | None = None
         self.closed = False
         self._mentioned: dict[str, int] = {}
         self._glimpse = 0
@@ -125,11 +126,17 @@ class ClientConnection:
         what: str = "",
         argument: Any = None,
         until: Callable[[], bool] = lambda: False,
+        ready: Callable[[], bool] | None = None,
     ) -> Any:
+        """Send a request, and wait for its answer, or `until`; `ready` as for `wait_until`."""
         asks = self.machine.asks
         number = asks.add(kind, what, argument)
         try:
-            self.wait_until(lambda: asks.answered(number) or until(), None)
+            self.wait_until(
+                lambda: asks.answered(number) or until(),
+                None,
+                ready=lambda: asks.answered(number) or (ready or until)(),
+            )
         finally:
             answer = asks.take(number)
         return answer
@@ -155,7 +162,6 @@ class ClientConnection:
                 return
             self.closed = True
             self.machine.sender.bar()
-            self.hold.notify()
             self.machine.leave()
             if self.driver is not None:
                 self.driver.wake()
@@ -254,59 +260,60 @@ class ClientConnection:
         assert self.machine.session is not None
         return self.machine.session
 
-    def need_driver(self) -> QueueDriver:
+    def need_driver(self) -> Driver:
         assert self.driver is not None
         return self.driver
 
-    def wait_until(self, done: Callable[[], Any], deadline: float | None, *, leaving: bool = False) -> None:
+    def wait_until(
+        self,
+        done: Callable[[], Any],
+        deadline: float | None,
+        *,
+        leaving: bool = False,
+        ready: Callable[[], Any] | None = None,
+    ) -> None:
         """Wait until `done`, the deadline, or `close`, or until the host has been absent for too long. (A put
-        that waits for room would otherwise keep `close` from finishing.)"""
-        driver = self.need_driver()
-        if driver.turning:
-            raise Busy(BUSY)
-        seated = called = False
-        deferred_call = deferred_call_here()
-        if deferred_call is not None:
-            deferred_call.stir = self._stir
+        that waits for room would otherwise keep `close` from finishing.)
+
+        `ready`: whether to call `done`, if that does more than to read; other threads call it as well.
+        """
+        deferred_call, helped = deferred_call_here(), None
         self.waiting += 1
         try:
             while not done():
                 if deferred_call is not None and deferred_call.abandoned:
                     raise Abandoned
-                patience = self._patience(deadline, leaving)
-                if driver is not self.driver:  # the hosting in this process has ended
-                    if seated:
-                        driver.leave_seat()
-                    driver, seated, called = self.need_driver(), False, False
-                if patience <= 0:
+                now, driver = time.monotonic(), self.need_driver()
+                until = self._latest(now, deadline, leaving)
+                if until <= now:
                     driver.wake()
                     return
-                seated = seated or driver.take_seat()
-                if seated:
-                    driver.sit(patience)
-                else:
-                    if not called:
-                        driver.wake()
-                        called = True
-                    self.hold.wait(patience)
+                held = self.hold.give_up()
+                try:
+                    if driver is not helped:
+                        driver.help()
+                        helped = driver
+                    driver.wait_until(partial(self._wait_is_over, ready or done, driver, leaving), until)
+                finally:
+                    self.hold.take_back(held)
         finally:
             self.waiting -= 1
-            if seated:
-                driver.leave_seat()
 
-    def _stir(self) -> None:
-        self.need_driver().stir()
+    def _wait_is_over(self, ready: Callable[[], Any], driver: Driver, leaving: bool) -> bool:
+        with self.hold:
+            if ready() or self.machine.calling.stage is SessionStage.CLOSED or (self.closed and not leaving):
+                return True
+            return self.driver is not driver  # the hosting in this process has ended
 
-    def _patience(self, deadline: float | None, leaving: bool) -> float:
-        """Seconds to wait at most; raises if the wait must end for another reason than the deadline."""
-        machine, now = self.machine, time.monotonic()
+    def _latest(self, now: float, deadline: float | None, leaving: bool) -> float:
+        """When to stop waiting; raises if the wait must end for another reason than the deadline."""
+        machine = self.machine
         self.check_host(now)
         if machine.calling.stage is SessionStage.CLOSED or (self.closed and not leaving):
             raise SystemExit if left_behind() else ValueError("the queue is closed")
-        until = (
-            now if machine.calling.stage is SessionStage.OPEN else machine.calling.away_since
-        ) + self._wait
-        return (until if deadline is None else min(until, deadline)) - now
+        calling = machine.calling
+        until = (now if calling.stage is SessionStage.OPEN else calling.away_since) + self._wait
+        return until if deadline is None else min(until, deadline)
 
     def _check_admitted(self) -> None:
         machine = self.machine

@@ -14,14 +14,15 @@ from nearfar.errors import AddressError, KeysError, ProtocolError
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
-from nearfar.net.failures import LoopFailures
+from nearfar.net.driver import Driver, Events, Hold
+from nearfar.net.failures import PAUSE, LoopFailures
 from nearfar.net.handshake import Connection
+from nearfar.net.process import Waker
 from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.net.validation import ProtocolErrors
 from nearfar.queues import messages
 from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.client.session import Action, Close, ConnectInbox, ConnectLane
-from nearfar.queues.driver import Hold, QueueDriver
 from nearfar.queues.messages import QueueFrame
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ DRAIN = 256
 class ClientSockets:
     """Runs `machine` against the queue at `address`, according to `access`. `hold` guards the machine.
 
-    `on_change` is called without the lock after anything arrived, and only by the driver's thread: with it,
-    no other thread takes turns.
+    `on_change` is called without the lock after anything arrived, from any thread.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class ClientSockets:
         hold: Hold,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        self.watched: list[int] = []
+        self.due = 0.0
+        self.over = False
         self._machine = machine
         self._address = address
         self._access = access
@@ -57,7 +58,9 @@ class ClientSockets:
         self._lane: Connection | None = None
         self._sources: dict[int, Connection] = {}
         """The sockets to read, by the descriptors that signal new messages."""
-        self._poll = select.poll()
+        self._epoll = select.epoll()
+        self._waker = Waker()
+        self._epoll.register(self._waker.fileno(), select.EPOLLIN)
         self._unread: set[Connection] = set()
         """The sockets that may have messages to read."""
         self._control_used = False
@@ -65,30 +68,58 @@ class ClientSockets:
         self._look_next = 0.0
         """When to check next whether a socket was refused."""
         self._on_change = on_change
-        alone = on_change is not None
-        self.driver = QueueDriver(self, hold, f"nearfar-end-{address}", self._mishaps, alone=alone)
+        self.driver = Driver(self, hold, self._waker, f"nearfar-end-{address}")
         self.driver.start()
 
-    @property
-    def over(self) -> bool:
-        return self._machine.calling.stage is SessionStage.CLOSED and not self.watched
+    # -- Work, for the driver ---------------------------------------------------------------------
 
-    def turn(self, driver: QueueDriver) -> None:
-        """Perform actions and read, until nothing more arrives."""
+    failed = untold = False
+    tell = bool
+
+    def poll(self, timeout: float | None) -> Events:
+        try:
+            return self._epoll.poll(timeout)
+        except ValueError:  # closed meanwhile
+            return ()
+        except sockets.FAILURES as error:
+            return self._failed(error)
+
+    def turn(self, events: Events) -> bool:
+        try:
+            return not self._epoll.closed and self._turn(events)
+        except sockets.FAILURES as error:
+            self._failed(error)
+            self.due = 0.0
+            return True
+
+    def _failed(self, error: BaseException) -> Events:
+        """A call failed for lack of resources: it is repeated a little later."""
+        self._mishaps.note(error)
+        time.sleep(PAUSE)
+        return ()
+
+    def _turn(self, events: Events) -> bool:
+        """Perform actions and read, until nothing more arrives; returns whether anything did."""
+        came = False
+        for descriptor, _ in events:
+            if descriptor not in self._sources:
+                self._waker.clear()
         while True:
-            control, lane = self._read_all()
+            control, lane = self._read_all(events)
+            events = ()
             # After reading: so a connection to an impostor at the address is detected before its messages.
             now = time.monotonic()
             turned_away = self._look(now) if now >= self._look_next else ""
-            driver.wanted = False
-            for action in self._decide(driver, control, lane, turned_away):
+            came |= bool(control or lane or turned_away)
+            for action in self._decide(control, lane, turned_away):
                 self._act(action)
             if self._control_used and self._control is not None:
                 self._control_used = False
                 if sockets.readable(self._control.socket):  # sending cleared the signal of new messages
                     self._unread.add(self._control)
-            if self._machine.calling.stage is SessionStage.CLOSED or not (self._unread or driver.wanted):
-                return
+            if self._machine.calling.stage is SessionStage.CLOSED or not self._unread:
+                self.over = self._machine.calling.stage is SessionStage.CLOSED and not self._sources
+                return came
 
     def end(self, error: BaseException | None) -> None:
         if error is not None:
@@ -96,28 +127,24 @@ class ClientSockets:
             self._machine.refused = f"its thread in this process failed: {error!r}"  # raised by all calls
         with self.driver.turns:
             self._close_sockets()
+            self._epoll.close()
         with self._hold:
             self._machine.calling.stage = SessionStage.CLOSED
+        self.over = True
 
-    def _decide(
-        self, driver: QueueDriver, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str
-    ) -> list[Action]:
+    def _decide(self, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str) -> list[Action]:
         """Pass received messages to the machine; returns the actions to perform."""
-        machine, came = self._machine, bool(control or lane or turned_away)
+        machine = self._machine
         with self._hold:
-            driver.woken = False
             now = time.monotonic()
             if turned_away:
                 machine.turned_away(turned_away, now)
             else:
                 for envelope in control + lane:
                     machine.receive(envelope, now)
-            if came:
-                driver.heard += 1
-                self._hold.notify()
             actions = machine.act(now)
-            driver.sleeps_until = machine.deadline(now)
-        if came and self._on_change is not None:
+            self.due = machine.deadline(now)
+        if (control or lane or turned_away) and self._on_change is not None:
             self._on_change()
         return actions
 
@@ -130,10 +157,11 @@ class ClientSockets:
         self._look_next = min([each.look_next for each in dialed], default=0.0)
         return next(filter(None, looks), "")
 
-    def _read_all(self) -> tuple[list[QueueFrame], list[QueueFrame]]:
+    def _read_all(self, events: Events) -> tuple[list[QueueFrame], list[QueueFrame]]:
         """The messages received on the control socket and on the lane."""
-        for descriptor, _ in self._poll.poll(0):
-            self._unread.add(self._sources[descriptor])
+        for descriptor, _ in events or self._epoll.poll(0):
+            if descriptor in self._sources:
+                self._unread.add(self._sources[descriptor])
         found: tuple[list[QueueFrame], list[QueueFrame]] = ([], [])
         if self._unread:
             for heard, dialed in zip(found, (self._control, self._lane), strict=True):
@@ -205,24 +233,22 @@ class ClientSockets:
                 self._machine.turned_away(str(error), time.monotonic())
             return None
         if kind != zmq.PUSH:
-            self._sources[sockets.descriptor(dialed.socket)] = dialed
+            try:
+                descriptor = sockets.descriptor(dialed.socket)
+                self._epoll.register(descriptor, select.EPOLLIN)
+            except BaseException:
+                dialed.close()
+                raise
+            self._sources[descriptor] = dialed
             self._unread.add(dialed)
-            self._watch_others()
         return dialed
 
     def _close_sockets(self) -> None:
+        for descriptor in self._sources:  # before they are closed: a forked child may keep them open
+            self._epoll.unregister(descriptor)
+        self._sources.clear()
         for dialed in (self._control, self._inbox, self._lane):
             if dialed is not None:
                 dialed.close()
         self._control = self._inbox = self._lane = None
         self._unread.clear()
-        if self._sources:
-            self._sources = {}
-            self._watch_others()
-
-    def _watch_others(self) -> None:
-        self._poll = select.poll()
-        for descriptor in self._sources:
-            self._poll.register(descriptor, select.POLLIN)
-        self.watched = list(self._sources)
-        self.driver.call()

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from nearfar.errors import Full, NotAdmitted, QueueLost, ShutDown
+from nearfar.net.driver import Busy, sleeps
 from nearfar.net.interrupts import safe, soon
 from nearfar.queues.client.connection import ClientConnection
 from nearfar.queues.client.producer import (
@@ -40,7 +41,7 @@ class ProducerCalls:
     def __init__(self, client: ClientConnection) -> None:
         self._client = client
         self._slept = 0
-        """The value of `QueueDriver.sleeps` when items were last sent at once."""
+        """The value of `sleeps` when items were last sent at once."""
 
     @safe
     def put(self, items: list[Any], *, block: bool, timeout: float | None, to: str | None = None) -> int:
@@ -74,7 +75,6 @@ class ProducerCalls:
             if entry.items:
                 self._client.machine.sender.withdraw(entry)
                 self._client.need_driver().wake()  # later items may fit now
-                self._client.hold.notify()
 
     def schedule_flush(self, lying: int) -> None:
         """Make sure that the items in the put buffer are sent: `lying` of them, the latest just added.
@@ -88,8 +88,8 @@ class ProducerCalls:
         driver = self._client.driver
         assert driver is not None
         now = time.monotonic()
-        if lying >= MANY or now - driver.turned > QUIET or driver.sleeps != self._slept:
-            self._slept = driver.sleeps
+        if lying >= MANY or now - driver.turned > QUIET or sleeps[0] != self._slept:
+            self._slept = sleeps[0]
             driver.help()
         else:
             with self._client.hold:
@@ -99,8 +99,8 @@ class ProducerCalls:
         """Wait while the ring is crowded and consumers take items: items that do not fit into the ring cost
         the consumers more. All items put before are being sent."""
         client, sender = self._client, self._client.machine.sender
-        with suppress(QueueLost, NotAdmitted, ValueError), client.hold:  # the next call raises these
-            while sender.backlog > EASED and not (sender.overtaken or client.need_driver().turning):
+        with suppress(QueueLost, NotAdmitted, ValueError, Busy), client.hold:  # the next call raises these
+            while sender.backlog > EASED and not sender.overtaken:
                 before = sender.settled, sender.backlog
                 client.wait_until(lambda: sender.backlog <= EASED, time.monotonic() + CATCH_UP)
                 sender.overtaken = (sender.settled, sender.backlog) == before

@@ -178,9 +178,14 @@ class ConsumerCalls:
                 self._client.wait_until(
                     lambda: machine.receiver.at_hand() or self._client.session.ended(counted=to_the_end),
                     deadline,
+                    ready=lambda: machine.receiver.buffered or self._client.session.ended(counted=to_the_end),
                 )
             else:
-                self._client.ask_now(QueueMessageType.REPORT, until=machine.receiver.at_hand)
+                self._client.ask_now(
+                    QueueMessageType.REPORT,
+                    until=machine.receiver.at_hand,
+                    ready=lambda: bool(machine.receiver.buffered),
+                )
         finally:
             machine.receiver.waiters -= most
             machine.receiver.waited(since, time.monotonic())
