@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks import tables
 from nearfar.coordinator import messages
-from nearfar.coordinator.client_session import Connect, SendMessage
 from nearfar.coordinator.messages import PoolFrame
 from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.scheduler import Scheduler, tell
 from nearfar.coordinator.task import Mode, Task
+from nearfar.net.session import Connect, SendMessage
 from nearfar.pool.far_client import FarClient
 from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, RevokeBatch
 

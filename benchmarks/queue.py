@@ -1,7 +1,7 @@
 """Queues side by side: `multiprocessing.Queue` (fork), which is 1, bare PUSH/PULL, nearfar near and far.
 
-One producer and one consumer on this machine. The consumer's process hosts the far queues, except where a
-host of its own is said.
+One producer and one consumer on this machine, or fifty of each. The consumer's process hosts the far queues,
+except where a host of its own is said; ``nearfar queue`` is the program with its default options.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import tables
-from benchmarks.queue_ends import Opening, far, near, raw, standard
+from benchmarks.queue_ends import Opening, far, near, raw, shipped, standard
 from benchmarks.queue_figures import FIGURES
 
 STANDARD = "multiprocessing.Queue"
@@ -23,6 +23,7 @@ CONTESTANTS: dict[str, Opening] = {
     "far, ipc": far("ipc"),
     "far, tcp": far("tcp"),
     "far, tcp, own host": far("tcp", apart=True),
+    "far, nearfar queue": shipped,
     "far, tcp, keys": far("tcp", "keys"),
     "far, tcp, insecure": far("tcp", "insecure"),
 }

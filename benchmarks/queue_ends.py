@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -162,6 +164,27 @@ def _hosted_apart(maxsize: int, address: str, options: dict[str, Any]) -> Iterat
     finally:
         over.set()
         host.join()
+
+
+@contextmanager
+def shipped(maxsize: int = 0) -> Iterator[Ends]:
+    """A far queue hosted by the program, with its default options."""
+    options = ["--maxsize", str(maxsize)] if maxsize else []
+    with service("queue", "--bind", "tcp://127.0.0.1:*", *options) as address:
+        yield Ours(Queue.connect(address))
+
+
+@contextmanager
+def service(*words: str) -> Iterator[str]:
+    """A program of nearfar, and what stands last in the first line that it says: where it is."""
+    command = [sys.executable, "-m", "nearfar", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 def _host(maxsize: int, address: str, options: dict[str, Any], pipe: Any, over: Event) -> None:

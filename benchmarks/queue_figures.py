@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier, Event
 from statistics import median, quantiles
 from typing import Any
 
@@ -66,6 +67,43 @@ def throughput(size: int, count: int, *, batched: bool = False, maxsize: int = 0
     return apart
 
 
+def crowd(size: int, count: int, pairs: int, *, batched: bool = False) -> Callable[[Opening, float], float]:
+    """Items a second of `pairs` producers and as many consumers, each a process, until the last item was got.
+
+    The consumers end as those of `multiprocessing.Queue` do: each gets a None.
+    """
+
+    def measure(opening: Opening, share: float) -> float:
+        each = max(20, int(count * share) // pairs)
+        go = FORK.Event()
+        with opening(0) as queue:
+            ready, got = FORK.Barrier(2 * pairs + 1), FORK.SimpleQueue()
+            arguments = (queue, size, each, batched, ready, go)
+            producers = [FORK.Process(target=_produce, args=arguments) for _ in range(pairs)]
+            consumers = [
+                FORK.Process(target=_consume_until_none, args=(queue, batched, ready, got))
+                for _ in range(pairs)
+            ]
+            for process in producers + consumers:
+                process.start()
+            ready.wait()
+            started = time.perf_counter()
+            go.set()
+            for process in producers:
+                process.join()
+            for _ in consumers:
+                queue.put(None)
+            found = [got.get() for _ in consumers]
+            for process in consumers:
+                process.join()
+            queue.leave()
+        if sum(number for number, _ in found) != pairs * (each + 1):
+            raise RuntimeError("items are missing, or came twice")
+        return float(pairs * each / (max(when for _, when in found) - started))
+
+    return measure
+
+
 def round_trip(which: Callable[[Sequence[float]], float]) -> Callable[[Opening, float], float]:
     """Microseconds from a put until the answer to it was got."""
 
@@ -94,10 +132,13 @@ def percentile99(times: Sequence[float]) -> float:
     return quantiles(times, n=100)[-1]
 
 
-def _produce(queue: Ends, size: int, number: int, batched: bool, ready: Event, go: Event) -> None:
+def _produce(queue: Ends, size: int, number: int, batched: bool, ready: Event | Barrier, go: Event) -> None:
     items = _items(size, number)
     queue.put(b"first")
-    ready.set()
+    if isinstance(ready, Event):
+        ready.set()
+    else:
+        ready.wait()
     go.wait()
     if batched:
         step = max(1, min(TOGETHER, MIB // size))
@@ -129,6 +170,24 @@ def _consume(queue: Ends, number: int, batched: bool) -> None:
             get()
 
 
+def _consume_until_none(
+    queue: Ends, batched: bool, ready: Barrier, got: SimpleQueue[tuple[int, float]]
+) -> None:
+    """Tell how many items came, and when the last one did."""
+    number, when, over = 0, 0.0, False
+    ready.wait()
+    while not over:
+        items = queue.get_many(TOGETHER) if batched else [queue.get()]
+        over = None in items
+        real = [item for item in items if item is not None]
+        if real:
+            number, when = number + len(real), time.perf_counter()
+        for _ in range(len(items) - len(real) - over):  # those of other consumers
+            queue.put(None)
+    got.put((number, when))
+    queue.leave()
+
+
 def _echo(there: Ends, back: Ends) -> None:
     item: Any = 0
     while item is not None:
@@ -145,6 +204,13 @@ FIGURES = [
     Figure("10 KiB, put_many and get_many", "items/s", True, throughput(10 * KIB, 10_000, batched=True)),
     Figure("1 MiB, put and get", "items/s", True, throughput(MIB, 300)),
     Figure("100 B, bound of 1000, put and get", "items/s", True, throughput(100, 50_000, maxsize=1000)),
+    Figure("100 B, 50 producers and 50 consumers, put and get", "items/s", True, crowd(100, 100_000, 50)),
+    Figure(
+        "100 B, 50 producers and 50 consumers, put_many and get_many",
+        "items/s",
+        True,
+        crowd(100, 200_000, 50, batched=True),
+    ),
     Figure("round trip, median", "us", False, round_trip(median)),
     Figure("round trip, p99", "us", False, round_trip(percentile99)),
 ]

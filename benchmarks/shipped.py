@@ -10,13 +10,13 @@ import argparse
 import contextlib
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
+from benchmarks.queue_ends import service
 from benchmarks.rounds import machine, turns, write_json
 from nearfar import Pool, Queue
 
@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "1 MiB results/s": ("pool", lambda way: results(way, int(300 * share))),
     }
     found: dict[str, dict[str, float]] = {}
-    for name, (service, measure) in figures.items():
-        ways = list(WAYS[service])
+    for name, (program, measure) in figures.items():
+        ways = list(WAYS[program])
         rates: dict[str, list[float]] = {way: [] for way in ways}
         for number in range(options.rounds):
             for way in turns(ways, number):
-                rates[way].append(measure(WAYS[service][way]))
+                rates[way].append(measure(WAYS[program][way]))
         found[name] = {way: round(median(each), 1) for way, each in rates.items()}
         free, shipped = found[name].values()
         print(f"{name:28} {free:12,.0f} {shipped:12,.0f}   {shipped / free:.2f}", flush=True)
@@ -60,19 +60,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")
     parser.add_argument("--output", metavar="FILE", help="write the figures there, as JSON")
     return parser
-
-
-@contextlib.contextmanager
-def service(*words: str) -> Iterator[str]:
-    """A program of nearfar, and what stands last in the first line that it says: where it is."""
-    command = [sys.executable, "-m", "nearfar", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split()[-1]
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 def puts(options: tuple[str, ...], producers: int, count: int, together: int = 1) -> float:

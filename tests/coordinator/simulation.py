@@ -15,13 +15,13 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from nearfar.coordinator import messages
-from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
 from nearfar.coordinator.large_parts import Row
 from nearfar.coordinator.messages import PoolFrame
 from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.scheduler import Scheduler
 from nearfar.coordinator.task import Mode, Task, TaskState, TaskStatus
 from nearfar.errors import InitializerFailed, TaskTimeout, WorkerLost
+from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.pool.far_client import FarClient
 from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 from tests.coordinator.check import check, check_bytes

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.coordinator.client_session import ClientSession, Connect
 from nearfar.coordinator.large_parts import CLIENT
+from nearfar.coordinator.sessions import client_session
+from nearfar.net.session import Connect
 
 pytestmark = pytest.mark.pure
 
 
 def test_an_unanswered_hello_is_sent_on_a_new_connection_every_five_seconds() -> None:
-    calling = ClientSession(CLIENT, "client", {}, 60.0)
+    calling = client_session(CLIENT, "client", {}, 60.0)
     calling.begin(0.0)
     dialed = []
     for quarter in range(48):

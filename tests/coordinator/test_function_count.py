@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from nearfar.coordinator import messages
-from nearfar.coordinator.client_session import SendMessage
 from nearfar.coordinator.messages import PoolFrame, PoolMessageType
 from nearfar.coordinator.scheduler import tell
 from nearfar.coordinator.task import Mode, TaskStatus
+from nearfar.net.session import SendMessage
 from nearfar.worker.agent_protocol import AssignBatch
 from tests.coordinator.world import FakeAgent, FakeClient, World
 from tests.support.injector import SOURCE

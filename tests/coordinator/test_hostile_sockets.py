@@ -112,7 +112,7 @@ def test_an_announced_large_frame_takes_no_memory_before_it_arrives() -> None:
 
 def test_an_agent_of_another_version_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with coordinating() as coordinator:
-        monkeypatch.setattr("nearfar.coordinator.client_session.VERSION", VERSION + 1)
+        monkeypatch.setattr("nearfar.coordinator.sessions.VERSION", VERSION + 1)
         hired = Hired(1)
         with pytest.raises(
             CoordinatorLost, match=f"speaks version {VERSION} .* this peer version {VERSION + 1}"

@@ -16,6 +16,7 @@ from nearfar.coordinator.large_parts import AGENT, CLIENT
 from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
 from nearfar.errors import ProtocolError
 from nearfar.net.frames import LONGEST_CONTROL
+from nearfar.net.reliable import Frame
 from nearfar.net.validation import LONGEST_NAME
 
 pytestmark = pytest.mark.pure
@@ -122,7 +123,7 @@ def test_every_kind_of_message_is_decoded_as_it_was_encoded(
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_random_bytes_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack(frames)) is PoolFrame
+        assert type(wire.unpack(frames)) is Frame
 
 
 @settings(max_examples=150)
@@ -136,7 +137,7 @@ def test_damaged_messages_are_a_message_or_a_protocol_error(
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     cut = frames[: data.draw(st.integers(0, len(frames)))]
     with contextlib.suppress(ProtocolError):
-        assert type(wire.unpack([bytes(frame) for frame in cut])) is PoolFrame
+        assert type(wire.unpack([bytes(frame) for frame in cut])) is Frame
 
 
 @settings(max_examples=100)

@@ -717,7 +717,7 @@ def test_answers_from_an_unknown_session_are_counted(world: World) -> None:
 def test_a_contradictory_message_ends_only_its_session(world: World, lie: PoolMessage) -> None:
     agent = world.agent()
     assert agent.machine.calling.talk is not None
-    agent.machine.calling.talk.say(world.now, lie.kind, *lie.fields, rows=lie.rows)
+    agent.machine.calling.talk.send(lie, world.now)
     world.settle()
     world.pass_time(1)
     assert world.peers.malformed == 1

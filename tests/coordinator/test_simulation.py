@@ -6,8 +6,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from nearfar.coordinator.client_session import SessionStage
 from nearfar.errors import CoordinatorLost, InitializerFailed, TaskTimeout
+from nearfar.net.session import SessionStage
 from tests.chaos.faults.faults import chosen_seeds
 from tests.coordinator.simulation import LEASE, SimAgent, SimClient, World
 

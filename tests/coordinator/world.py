@@ -9,14 +9,20 @@ from typing import Any
 
 from nearfar.coordinator import messages
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.client_session import Connect, SendMessage
 from nearfar.coordinator.large_parts import CLIENT, Row
-from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.messages import (
+    VERSION,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+    open_channel,
+)
 from nearfar.coordinator.protocol import CoordinatorProtocol
 from nearfar.coordinator.scheduler import Scheduler
-from nearfar.coordinator.sessions import ReliableChannel
 from nearfar.coordinator.task import Mode, TaskOutcome
 from nearfar.errors import InitializerFailed
+from nearfar.net.session import Connect, SendMessage
 from nearfar.worker.agent_protocol import AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 from tests.coordinator.check import check_bytes
 
@@ -110,7 +116,7 @@ class FakeClient:
         self.eager = eager
         self.session = 0
         self.cut = False
-        self.talk: ReliableChannel | None = None
+        self.talk: PoolChannel | None = None
         self.pending: dict[int, Row] = {}
         self.outcomes: dict[int, list[tuple[int, Any]]] = {}
         self.cancelled: dict[int, bool] = {}
@@ -136,7 +142,7 @@ class FakeClient:
 
     def say(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None) -> None:
         assert self.talk is not None
-        self.talk.say(self.world.now, kind, *fields, rows=rows)
+        self.talk.send(PoolMessage(kind, fields, rows), self.world.now)
 
     def submit(self, *blobs: bytes, timeout: float | None = None, retries: int = 0) -> list[int]:
         rows: list[Row] = []
@@ -150,7 +156,7 @@ class FakeClient:
     def hear(self, envelope: PoolFrame) -> None:
         message = envelope.message
         if message.kind is PoolMessageType.WELCOME and self.talk is None:
-            self.talk = ReliableChannel(message.fields[1]["lease"], self.world.now)
+            self.talk = open_channel(message.fields[1]["lease"], self.world.now)
             self.say(PoolMessageType.JOIN, self.eager, rows=[self.initializer] if self.initializer else [])
             if self.pending:
                 self.say(PoolMessageType.SUBMIT, True, rows=list(self.pending.values()))

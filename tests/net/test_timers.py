@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.coordinator.large_parts import AGENT
-from nearfar.coordinator.sessions import PeerSession, ReliableChannel
+from nearfar.coordinator.messages import open_channel
+from nearfar.coordinator.sessions import PeerSession
 from nearfar.net.timers import FEW, Timers
 
 pytestmark = pytest.mark.pure
@@ -16,7 +17,7 @@ times = st.integers(0, 20).map(float)
 
 
 def session(number: int = 0) -> PeerSession:
-    return PeerSession(f"a-{number}.1", AGENT, f"a-{number}", {}, ReliableChannel(10.0, 0.0))
+    return PeerSession(f"a-{number}.1", AGENT, f"a-{number}", {}, open_channel(10.0, 0.0))
 
 
 def test_the_earliest_time_of_a_session_counts() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,6 @@ class Place:
 
     def close(self) -> None:
         self._stack.close()
-
-
-def free_port() -> str:
-    """An address without a coordinator."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
 def traces(path: Path) -> list[str]:

@@ -166,12 +166,12 @@ def test_a_killed_scheduler_ends_all_calls(pool: Pool, cluster: dask_cluster.Clu
 
 
 def test_nobody_answers() -> None:
-    from tests.pool.places import free_port
+    from tests.support.ports import free_address
 
     with pytest.raises(
         CoordinatorLost, match=r"no Dask scheduler answers at dask://127\.0\.0\.1:\d+ after 0\.2 s"
     ):
-        Pool.connect(free_port().replace("tcp", "dask"), wait=0.2)
+        Pool.connect(free_address().replace("tcp", "dask"), wait=0.2)
 
 
 def begin(path: str, number: int) -> None:

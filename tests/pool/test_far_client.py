@@ -9,12 +9,11 @@ import pytest
 
 from nearfar.coordinator import messages
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.client_session import GREET_EVERY, Connect, SendMessage, SessionStage
 from nearfar.coordinator.large_parts import CLIENT, Row
-from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.messages import PoolChannel, PoolFrame, PoolMessage, PoolMessageType, open_channel
 from nearfar.coordinator.task import Mode, Task, TaskOutcome, TaskState, Unread
 from nearfar.errors import CoordinatorLost, InitializerFailed, PoolBroken, ProtocolError, WorkerLost
+from nearfar.net.session import GREET_EVERY, Connect, SendMessage, SessionStage
 from nearfar.pool.far_client import FEW_EACH, GATHER, TALKATIVE, WINDOW, WINDOW_BYTES, WINDOW_EACH, FarClient
 
 pytestmark = pytest.mark.pure
@@ -36,7 +35,7 @@ class Story:
     def __init__(self, **options: Any) -> None:
         self.now = 100.0
         self.machine = FarClient("me", {"host": "here", "pid": 1}, **options)
-        self.talk: ReliableChannel | None = None
+        self.talk: PoolChannel | None = None
         self.heard: list[PoolMessage] = []
         self.connected: list[str] = []
         self.hellos = 0
@@ -49,7 +48,7 @@ class Story:
         return self
 
     def welcome(self, workers: int = 2, epoch: str = "one") -> None:
-        self.talk = ReliableChannel(LEASE, self.now)
+        self.talk = open_channel(LEASE, self.now)
         facts = {"epoch": epoch, "lease": LEASE, "workers": workers}
         self.loose(PoolMessageType.WELCOME, self.machine.session_name, facts)
 
@@ -59,7 +58,7 @@ class Story:
 
     def say(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None) -> None:
         assert self.talk is not None
-        self.talk.say(self.now, kind, *fields, rows=rows)
+        self.talk.send(PoolMessage(kind, fields, rows), self.now)
         self.turn()
 
     def turn(self) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nearfar import Executor, Pool, PoolPromises
-from tests.pool.places import free_port
 from tests.pool.pools import threads_executor
+from tests.support.ports import free_address
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
 ROW = re.compile(r"\| `(\w+)` \| [^|]+ \| (yes|no) \| (yes|no) \| (yes|no) \| (yes|no) \| (yes|no) \|")
@@ -30,7 +30,7 @@ def test_a_near_pool() -> None:
 
 
 def test_a_pool_of_a_coordinator() -> None:
-    with Pool.connect(free_port(), insecure=True) as pool:  # nothing is sent
+    with Pool.connect(free_address(), insecure=True) as pool:  # nothing is sent
         assert pool.promises() == documented("tcp")
     pool.join()
 

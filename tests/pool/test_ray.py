@@ -13,9 +13,10 @@ import pytest
 
 from nearfar import CoordinatorLost, InitializerFailed, Pool, WorkerLost
 from tests.pool import tasks
-from tests.pool.places import free_port, traces
+from tests.pool.places import traces
 from tests.pool.test_dask_kills import begin, note, once, outcome, refuse, whoami
 from tests.support import ray_cluster
+from tests.support.ports import free_address
 from tests.support.shell import alive
 from tests.support.waiting import eventually
 
@@ -106,4 +107,4 @@ def test_nobody_answers() -> None:
     with pytest.raises(
         CoordinatorLost, match=r"no Ray Client server answers at ray://127\.0\.0\.1:\d+ after 0\.2 s"
     ):
-        Pool.connect(free_port().replace("tcp", "ray"), wait=0.2)
+        Pool.connect(free_address().replace("tcp", "ray"), wait=0.2)

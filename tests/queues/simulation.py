@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane
-from nearfar.queues.client.lines import Close, ConnectControl, ConnectInbox, ConnectLane, SendControl
 from nearfar.queues.client.producer import PutRequest
-from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.protocol import ClientProtocol
+from nearfar.queues.client.session import Close, ConnectInbox, ConnectLane
 from nearfar.queues.messages import QueueFrame, pack, unpack
 from nearfar.serialization import item_codec
 
@@ -181,7 +182,7 @@ class SimEnd:
         self.act()
 
     def _tick(self) -> None:
-        if not self.alive or self.machine.state is ClientState.CLOSED:
+        if not self.alive or self.machine.calling.stage is SessionStage.CLOSED:
             return
         if not self.frozen:
             self.machine.tick(self.world.now)
@@ -196,13 +197,13 @@ class SimEnd:
         self.program()
         for action in self.machine.flush(self.world.now):
             match action:
-                case SendControl(envelope):
+                case SendMessage(envelope):
                     socket = "control" if envelope.message.body is None else "inbox"
                     session, host = self.machine.session_name, self.world.host
                     frames = pack(*envelope)
                     arrive = lambda e, s=session, h=host: h.receive(s, e)  # noqa: E731
                     self.world.carry((session, socket + " up"), self.name, frames, arrive)
-                case ConnectControl() | ConnectInbox() | ConnectLane() | Close():
+                case Connect() | ConnectInbox() | ConnectLane() | Close():
                     pass
 
     def program(self) -> None:
@@ -218,7 +219,7 @@ class SimProducer(SimEnd):
 
     def program(self) -> None:
         machine = self.machine
-        if machine.state is not ClientState.OPEN:
+        if machine.calling.stage is not SessionStage.OPEN:
             return
         machine.roles.produces = True
         while self._next <= self.count and (self._entry is None or not self._entry.items):
@@ -255,7 +256,7 @@ class SimConsumer(SimEnd):
 
     def program(self) -> None:
         machine = self.machine
-        if machine.state is not ClientState.OPEN or self._busy:
+        if machine.calling.stage is not SessionStage.OPEN or self._busy:
             return
         machine.roles.consumes = True
         taken = machine.receiver.take(1, self.world.now)
@@ -267,7 +268,7 @@ class SimConsumer(SimEnd):
         machine.receiver.waiters = 0
         self._busy = True
         self.seen.append((taken.item, taken.attempt))
-        session = machine.sessions
+        session = machine.calling.number
         pace = self.world.random.choice([0.0, 0.0, 0.0, self.slowest, 10 * self.slowest])
         work = self.world.random.uniform(0, pace)
         self.world.later(work, lambda: self._finish(session, taken.position, taken.item))
@@ -279,7 +280,7 @@ class SimConsumer(SimEnd):
         self._busy = False
         if self.alive:
             self.done.append(item)
-            if session == self.machine.sessions:
+            if session == self.machine.calling.number:
                 self.machine.receiver.done(position)
             self.act()
 

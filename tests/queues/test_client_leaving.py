@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.queues.client.lines import SendControl
-from nearfar.queues.client.protocol import GOODBYE, ClientProtocol, ClientState
+from nearfar.net.session import SendMessage, SessionStage
+from nearfar.queues.client.protocol import GOODBYE, ClientProtocol
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 from tests.queues.test_suspension import ABOUT
 
@@ -22,7 +22,7 @@ def leaving(*, produces: bool, helper: bool = False) -> ClientProtocol:
     machine.leave()
     machine.flush(4.9)
     machine.receive(QueueFrame(0, 0, QueueMessage(QueueMessageType.STRANGER)), 5.0)
-    assert machine.state is ClientState.GREETING
+    assert machine.calling.stage is SessionStage.GREETING
     return machine
 
 
@@ -32,7 +32,7 @@ def welcome(machine: ClientProtocol, now: float) -> None:
 
 
 def said(machine: ClientProtocol, now: float) -> list[QueueMessageType]:
-    return [action.envelope.message.kind for action in machine.flush(now) if isinstance(action, SendControl)]
+    return [action.envelope.message.kind for action in machine.flush(now) if isinstance(action, SendMessage)]
 
 
 def test_a_producer_counted_as_lost_still_says_goodbye() -> None:
@@ -46,10 +46,11 @@ def test_a_producer_counted_as_lost_still_says_goodbye() -> None:
 
 def test_without_a_host_it_leaves_after_a_while() -> None:
     machine = leaving(produces=True)
-    machine.tick(5.0 + GOODBYE - 0.1)
-    assert machine.state is ClientState.GREETING
+    for quarter in range(int(4 * GOODBYE)):
+        machine.tick(5.0 + quarter / 4)
+        assert machine.calling.stage is SessionStage.GREETING
     machine.tick(5.0 + GOODBYE)
-    assert machine.state is ClientState.CLOSED
+    assert machine.calling.stage is SessionStage.CLOSED
 
 
 @pytest.mark.parametrize(("produces", "helper"), [(False, False), (True, True)])
@@ -77,4 +78,4 @@ def test_with_a_dead_host_it_leaves_after_a_while_before_the_lease_ends() -> Non
     assert not machine.may_go(0.5)
     assert machine.deadline(0.5) <= 0.5 + GOODBYE
     machine.tick(0.5 + GOODBYE)
-    assert machine.state is ClientState.CLOSED
+    assert machine.calling.stage is SessionStage.CLOSED

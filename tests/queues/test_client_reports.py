@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from nearfar.net.session import SendMessage
 from nearfar.queues.client.consumer import LINGER, PAUSE
-from nearfar.queues.client.lines import SendControl
 from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
 from nearfar.serialization import item_codec
@@ -51,7 +51,7 @@ class Consumer:
 
     def flush(self) -> list[QueueMessage]:
         sent = [
-            each.envelope.message for each in self.machine.flush(self.now) if isinstance(each, SendControl)
+            each.envelope.message for each in self.machine.flush(self.now) if isinstance(each, SendMessage)
         ]
         return [message for message in sent if message.kind is not QueueMessageType.BEAT]
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from nearfar.queues.far import FarJoinableQueue, FarQueue
 from tests.queues import process_roles
 from tests.queues.contract import LIMIT, told
 from tests.queues.transports import START_METHODS
+from tests.support.ports import free_address
 from tests.support.processes import freeze
 from tests.support.waiting import eventually
 
@@ -41,8 +41,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An address at which no process listens."""
     if request.param == "ipc":
         return f"ipc://{tmp_path}/queue"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    return free_address()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def all_items(*made: SimProducer) -> set[tuple[str, int]]:
 
 
 def ended(*ends: SimProducer | SimConsumer) -> bool:
-    return all(not end.alive or end.machine.state.name == "CLOSED" for end in ends)
+    return all(not end.alive or end.machine.calling.stage.name == "CLOSED" for end in ends)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from nearfar.net.reliable import SendWindow
+from nearfar.net.session import Connect, SessionStage
 from nearfar.net.timers import SuspendDetector
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
-from nearfar.queues.client.lines import ConnectControl
-from nearfar.queues.client.protocol import ClientProtocol, ClientState
-from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, broken
+from nearfar.queues.client.protocol import ClientProtocol
+from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType, open_channel
 
 pytestmark = pytest.mark.pure
 
@@ -86,10 +85,20 @@ def test_a_suspended_client_does_not_count_its_host_as_dead() -> None:
     machine.receive(QueueFrame(0, 0, QueueMessage(QueueMessageType.WELCOME, ("end.1", ABOUT))), 0.0)
     for second in (0, 1, 2, 32, 33, 34):
         machine.tick(float(second))
-        assert machine.state is ClientState.OPEN
+        assert machine.calling.stage is SessionStage.OPEN
     for second in range(35, 41):
         machine.tick(float(second))
-    assert (machine.state, machine.session_name) == (ClientState.GREETING, "end.2")
+    assert (machine.calling.stage, machine.session_name) == (SessionStage.GREETING, "end.2")
+
+
+def test_a_suspended_client_does_not_count_its_host_as_absent() -> None:
+    """Given a client without a WELCOME that is suspended from second 1 to 31, I expect the time not to count
+    for how long the host is away."""
+    machine = ClientProtocol("end", {})
+    machine.connect(0.0)
+    for now in (0.0, 0.25, 0.5, 0.75, 1.0, 31.0):
+        machine.tick(now)
+    assert machine.calling.away(31.0) == pytest.approx(1.0)
 
 
 def test_a_client_that_acks_nothing_is_disconnected_after_three_leases() -> None:
@@ -115,20 +124,21 @@ def test_a_client_without_a_welcome_tries_another_connection() -> None:
     for quarter in range(0, 48):
         now = quarter / 4
         machine.tick(now)
-        dialed += [(now, each) for each in machine.flush(now) if isinstance(each, ConnectControl)]
+        dialed += [(now, each) for each in machine.flush(now) if isinstance(each, Connect)]
     assert dialed == [
-        (0.0, ConnectControl("end.1")),
-        (5.0, ConnectControl("end.1")),
-        (10.0, ConnectControl("end.1")),
+        (0.0, Connect("end.1")),
+        (5.0, Connect("end.1")),
+        (10.0, Connect("end.1")),
     ]
 
 
 @pytest.mark.parametrize(("size", "at"), [(0, 30.0), (2_000_000, 130.0)])
 def test_large_messages_may_take_longer(size: int, at: float) -> None:
-    line: SendWindow[QueueMessage] = SendWindow(1.0)
-    line.send(QueueMessage(QueueMessageType.LEND, (1, 1, 1), bytes(size)), 0.0)
-    assert not broken(line, LEASE, at - 0.1)
-    assert broken(line, LEASE, at)
+    channel = open_channel(LEASE, 0.0)
+    channel.send(QueueMessage(QueueMessageType.LEND, (1, 1, 1), bytes(size)), 0.0)
+    for now, found in ((at - 0.1, ""), (at, "sending, but acking nothing")):
+        channel.hear(QueueFrame(0, 0, QueueMessage(QueueMessageType.BEAT)), now)
+        assert channel.fault(now) == found
 
 
 @pytest.mark.parametrize(("gap", "found"), [(4.9, 0.0), (5.1, 5.1), (600.0, 600.0)])

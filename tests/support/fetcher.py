@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nearfar.download.fetch.base import Sink
-from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason
+from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason, Saved
 
 PIECE = 64 * 1024
 
@@ -57,7 +57,7 @@ class FakeFetcher:
     def in_flight(self) -> int:
         return len(self._transfers)
 
-    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None, saved: Saved | None = None) -> None:
         self.asked[job.url] += 1
         transfer = _Transfer(job, sink)
         if partial is not None:

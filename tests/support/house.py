@@ -35,7 +35,7 @@ ONLY_IN = {
         "contrast.transports",  # bare PUSH/PULL is one of the contestants
         "contrast.runner",  # says which version was measured
     ),
-    "msgspec": ("net.frames", "queues.messages", "coordinator.messages"),
+    "msgspec": ("net.frames", "queues.messages", "coordinator.messages", "download.messages"),
     "redis": ("queues.redis.client",),
     "distributed": ("pool.dask_executor", "pool.dask_scheduler"),
     "ray": ("pool.ray_executor",),
@@ -53,6 +53,7 @@ ONLY_IN = {
 PURE = (
     "net.frames",
     "net.reliable",
+    "net.session",
     "net.timers",
     "dashboard.figures",
     "dashboard.model",
@@ -61,7 +62,6 @@ PURE = (
     "queues.client.consumer",
     "queues.limits",
     "coordinator.agents",
-    "coordinator.client_session",
     "coordinator.large_parts",
     "coordinator.messages",
     "coordinator.placement",

@@ -10,8 +10,14 @@ import zmq
 
 from nearfar.coordinator import messages
 from nearfar.coordinator.large_parts import CLIENT, Row
-from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.messages import (
+    VERSION,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+    open_channel,
+)
 from nearfar.coordinator.task import Mode
 from nearfar.net import sockets
 from nearfar.net.addresses import Address
@@ -41,7 +47,7 @@ class PoolClient:
     def begin(self) -> None:
         self.close()
         self.sessions += 1
-        self.talk: ReliableChannel | None = None
+        self.talk: PoolChannel | None = None
         place = Address.parse(self.address)
         self._dialed = Connection(zmq.DEALER, place, self._access, identity=f"{self.name}.{self.sessions}")
         self._socket = self._dialed.socket
@@ -56,7 +62,7 @@ class PoolClient:
     def say(self, kind: PoolMessageType, *fields: Any, rows: list[Row] | None = None) -> None:
         assert self.until(lambda: self.talk is not None)
         assert self.talk is not None
-        self.talk.say(time.monotonic(), kind, *fields, rows=rows)
+        self.talk.send(PoolMessage(kind, fields, rows), time.monotonic())
 
     def submit(self, *blobs: bytes, buffers: tuple[bytes, ...] = ()) -> list[int]:
         first = len(self.pending) + len(self.outcomes) + 1
@@ -88,9 +94,9 @@ class PoolClient:
         message = envelope.message
         now = time.monotonic()
         if message.kind is PoolMessageType.WELCOME:
-            self.talk = ReliableChannel(message.fields[1]["lease"], now)
+            self.talk = open_channel(message.fields[1]["lease"], now)
             if self.pending:
-                self.talk.say(now, PoolMessageType.SUBMIT, True, rows=list(self.pending.values()))
+                self.talk.send(PoolMessage(PoolMessageType.SUBMIT, (True,), list(self.pending.values())), now)
         elif message.kind is PoolMessageType.STRANGER:
             self.begin()
         elif message.kind is PoolMessageType.REFUSED:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 PROGRAM = os.environ.get("NEARFAR_REDIS_SERVER", "redis-server")
@@ -34,8 +35,7 @@ class Server:
     """A server that a test can kill, and start again with its files."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder, self.options = folder, options
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -6,17 +6,11 @@ from typing import Any
 
 import pytest
 
-from nearfar.coordinator.client_session import (
-    FAREWELL,
-    GREET_EVERY,
-    ClientSession,
-    Connect,
-    SendMessage,
-    SessionStage,
-)
 from nearfar.coordinator.large_parts import AGENT, Row
-from nearfar.coordinator.messages import PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.messages import FAREWELL, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.sessions import client_session
 from nearfar.coordinator.task import Mode, TaskStatus
+from nearfar.net.session import GREET_EVERY, Connect, SendMessage, SessionStage
 from nearfar.worker.agent_protocol import Action, AgentProtocol, AssignBatch, Kill, Retire, RevokeBatch
 
 pytestmark = pytest.mark.pure
@@ -407,11 +401,9 @@ def test_a_busy_agent_does_not_close_before_a_coordinator_has_its_answer(
 @pytest.mark.parametrize("lease", [1.0, 20.0])
 def test_a_short_wait_is_kept_without_a_busy_loop(lease: float) -> None:
     """Given half a lease or more to wait, I expect neither more, nor deadlines that have passed."""
-    calling = ClientSession(AGENT, "agent", {}, wait=10.0)
+    calling = client_session(AGENT, "agent", {}, wait=10.0)
     calling.begin(0.0)
-    calling.welcome(
-        PoolMessage(PoolMessageType.WELCOME, ("agent.1", {"epoch": "one", "lease": lease, "workers": 0})), 0.0
-    )
+    assert calling.welcome("agent.1", lease, 0.0)
     now, turns = 0.0, 0
     while not calling.lost(now):
         assert calling.deadline(now) > now

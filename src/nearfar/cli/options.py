@@ -309,8 +309,7 @@ def _add_limits(add: Callable[..., argparse.Action]) -> None:
         type=positive,
         default=16,
         metavar="N",
-        help="connections to one host, of all producers and workers of the queue together (over redis://: of"
-        " each)",
+        help="connections to one host, of all producers and workers of the queue together",
     )
     add(
         "--host-rate",

@@ -305,6 +305,11 @@ def make_parser() -> argparse.ArgumentParser:
         dest="go_on",
         help="as always: what is saved is not fetched again, and a cut transfer is continued",
     )
+    group.add_argument(
+        "--refresh",
+        action="store_true",
+        help="ask the servers for newer versions of what is saved; a changed file replaces the saved one",
+    )
     add_fetching(parser)
     local = parser.add_argument_group("with --queue local")
     local.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to save the files")
@@ -367,10 +372,10 @@ def _open_source(options: argparse.Namespace) -> Source:
 
 def _dry_run(options: argparse.Namespace, source: Source) -> int:
     """Print what would become of each line, and return `FAILED` if one is rejected. Raises `StoreError`."""
-    from nearfar.download.dry_run import DryRun
+    from nearfar.download.dry_run import OUTLOOKS, DryRun
 
     urls: list[dict[str, object]] = []
-    with DryRun(options.output, overwrite=options.overwrite) as dry_run:
+    with DryRun(options.output, overwrite=options.overwrite, refresh=options.refresh) as dry_run:
         for forecast in dry_run.of(source):
             if options.json:
                 urls.append(forecast._asdict())
@@ -378,7 +383,8 @@ def _dry_run(options: argparse.Namespace, source: Source) -> int:
             name = "" if forecast.name is None else f" -> {forecast.name}"
             detail = f" ({forecast.detail})" if forecast.detail else ""
             tell(f"{forecast.outlook}: {forecast.url}{name}{detail}")
-    counts = {outlook: dry_run.counts[outlook] for outlook in ("to fetch", "already there", "rejected")}
+    outlooks = [outlook for outlook in OUTLOOKS if outlook != "to refresh" or options.refresh]
+    counts = {outlook: dry_run.counts[outlook] for outlook in outlooks}
     code = Exit.FAILED if counts["rejected"] else Exit.OK
     if options.json:
         named = {outlook.replace(" ", "_"): count for outlook, count in counts.items()}
@@ -430,6 +436,7 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun
         producers=producers,
         consumers=(options.consumers or 1) if queues else 0,
         jobs=fetching.connections,
+        refresh=options.refresh,
         reports=options.dashboard is not None,
         shared=max(count, producers) > 1,
         prepare=partial(set_up_logging, options),
@@ -460,6 +467,7 @@ def _available_cpus() -> int:
 def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     # Imported here: a local download needs no ZeroMQ, and makes its producer in another process.
     from nearfar.download.producer import Producer
+    from nearfar.download.remote_stores import RemoteStores
 
     address = queue_address(options)
     with (
@@ -468,7 +476,8 @@ def _far(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) 
     ):
         if request_sender.limits is not None:
             fetcher.share(request_sender.limits)
-        producer = Producer(run.job_source, fetcher, request_sender, jobs=options.jobs)
+        stores = RemoteStores(request_sender)
+        producer = Producer(run.job_source, fetcher, stores, jobs=options.jobs, refresh=options.refresh)
         _run(producer, request_sender, run, hosts=options.bind is not None)
 
 
@@ -556,7 +565,13 @@ def _pooled(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRu
         raise AddressError(f"the pool's workers cannot connect to {address}: name an address that they reach")
     with _executor(options) as executor, _request_sender(options, address) as request_sender:
         order = partial(
-            Order, request_sender.address, options.wait, fetching, options.jobs, insecure=options.no_keys
+            Order,
+            request_sender.address,
+            options.wait,
+            fetching,
+            options.jobs,
+            refresh=options.refresh,
+            insecure=options.no_keys,
         )
         pooled = Pooled(run.job_source, executor, request_sender, order)
         _run(pooled, request_sender, run, hosts=options.bind is not None)

@@ -49,6 +49,7 @@ PROMISES = {
     "dead_letters": "an item that keeps failing is put aside",
     "confirms_puts": "what was put survives its producer at once",
     "durable": "items outlive their processes and a kill of the server",
+    "survives_power_cut": "what was put is on the disk already",
 }
 """What each field of `Promises` means."""
 

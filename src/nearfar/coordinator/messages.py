@@ -36,7 +36,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+)
 
 from msgspec import Meta
 
@@ -46,6 +57,7 @@ from nearfar.coordinator.task import Mode, TaskOutcome, TaskStatus
 from nearfar.errors import ProtocolError
 from nearfar.net import frames
 from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Seconds, Text
+from nearfar.net.reliable import Frame, ReliableChannel
 
 VERSION = frames.VERSION
 LONGEST_FUNCTION = 1000
@@ -107,12 +119,12 @@ class PoolMessage(NamedTuple):
     rows: Sequence[Row] | None = None
 
 
-class PoolFrame(NamedTuple):
-    """A message with its number and ack."""
-
-    number: int
-    ack: int
-    message: PoolMessage
+LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
+"""Messages of a coordinator outside of a session."""
+FAREWELL = 3.0
+"""Seconds of silence after which a closing peer, with nothing left to send, stops waiting for an answer."""
+PoolFrame: TypeAlias = Frame[PoolMessage]
+PoolChannel: TypeAlias = ReliableChannel[PoolMessage]
 
 
 Function = Annotated[bytes, Meta(max_length=LONGEST_FUNCTION)]
@@ -316,10 +328,10 @@ def unpack(parts: Sequence[Any]) -> PoolFrame:
         number, ack, places, rows = words[:4]
         if places or len(parts) > 1:
             large_parts.put_back(rows, FORMS[kind].blob, places, parts[1:])
-        return PoolFrame(number, ack, PoolMessage(kind, words[4:], rows))
+        return Frame(number, ack, PoolMessage(kind, words[4:], rows))
     if len(parts) > 1:
         raise ProtocolError(f"{kind.name} with {len(parts)} frames")
-    return PoolFrame(words[0], words[1], PoolMessage(kind, words[2:]))
+    return Frame(words[0], words[1], PoolMessage(kind, words[2:]))
 
 
 def refusal(version: int | None) -> str:
@@ -336,3 +348,22 @@ FORMS: dict[PoolMessageType, type[MessageWithRows[Any]]] = {
 """The messages with rows."""
 BLOBS: dict[PoolMessageType, int] = {kind: form.blob for kind, form in FORMS.items() if form.blob >= 0}
 """The index of the parts in rows that have some."""
+
+HEAVIEST_AHEAD = 4 << 20
+"""Bytes of messages of one session that came out of order. A session's only socket keeps the order, unless
+a connection broke: then all is sent again."""
+_BEAT = PoolMessage(PoolMessageType.BEAT)
+
+
+def weigh(message: PoolMessage) -> int:
+    """Bytes of its rows."""
+    rows = message.rows
+    if not rows:
+        return 0
+    blob = BLOBS.get(message.kind)
+    return 0 if blob is None else large_parts.weight(rows, blob)
+
+
+def open_channel(lease: float, now: float) -> PoolChannel:
+    """The channel of a session. `lease` is in seconds."""
+    return ReliableChannel(lease, now, _BEAT, weigh, HEAVIEST_AHEAD)

@@ -18,14 +18,15 @@ from itertools import islice
 from nearfar.coordinator import messages
 from nearfar.coordinator.agents import Agents
 from nearfar.coordinator.large_parts import AGENT, CLIENT, MOST_ROWS, Row
-from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.messages import VERSION, PoolFrame, PoolMessage, PoolMessageType, open_channel
 from nearfar.coordinator.remote_client import PayloadBytes
 from nearfar.coordinator.remote_clients import RemoteClients
 from nearfar.coordinator.scheduler import Scheduler
-from nearfar.coordinator.sessions import PeerSession, ReliableChannel, SessionTable
+from nearfar.coordinator.sessions import PeerSession, SessionTable
 from nearfar.coordinator.status import status_row
 from nearfar.errors import ProtocolError
 from nearfar.net.process import BYTECODE, PYTHON, stem
+from nearfar.net.reliable import Frame
 from nearfar.net.resources import EACH, Budget
 
 MOST_PYTHONS = 16
@@ -121,7 +122,7 @@ class CoordinatorProtocol:
         if kind is PoolMessageType.SUBMIT and not self._remote_clients.has_room(session, rows or ()):
             # As if it had been lost: the client sends it again, until there is room.
             self.put_off += 1
-            envelope = PoolFrame(0, envelope.ack, PoolMessage(PoolMessageType.BEAT))
+            envelope = Frame(0, envelope.ack, PoolMessage(PoolMessageType.BEAT))
         for message in session.talk.hear(envelope, now):
             if self.sessions.get(name) is not session:
                 return
@@ -188,15 +189,12 @@ class CoordinatorProtocol:
         self._ticked = now
         if stood > self._lease / 2:
             for session in self.sessions.values():
-                session.talk.heard = min(now, session.talk.heard + stood)
+                session.talk.postpone(stood, now)
         for session in self._session_table.timers.ring(now):
             if self.sessions.get(session.name) is not session:
                 continue
-            if session.talk.silent(now):
-                self._end(session, f"silent for {self._lease:g} s", for_good=False)
-                continue
-            if session.talk.unheard:
-                self._end(session, "not listening", for_good=False)
+            if fault := session.talk.fault(now):
+                self._end(session, fault, for_good=False)
                 continue
             session.talk.tick(now)
             self._session_table.touched[session.name] = session
@@ -225,7 +223,7 @@ class CoordinatorProtocol:
 
     def heard(self) -> bool:
         """True if every peer has acked every message."""
-        return not any(session.talk.unacked() for session in self.sessions.values())
+        return not any(session.talk.out for session in self.sessions.values())
 
     # -- figures -----------------------------------------------------------------------------------
 
@@ -264,9 +262,8 @@ class CoordinatorProtocol:
             return
         if name not in self.sessions:
             try:
-                self._begin(
-                    PeerSession(name, role, uid, about, ReliableChannel(self._lease, self._session_table.now))
-                )
+                talk = open_channel(self._lease, self._session_table.now)
+                self._begin(PeerSession(name, role, uid, about, talk))
             except ProtocolError as error:
                 self.refuse(name, str(error))
                 return
@@ -291,7 +288,7 @@ class CoordinatorProtocol:
         session.handlers = self._handlers[session.role]
         (self._agents if session.role == AGENT else self._remote_clients).arrive(session)
         self.sessions[session.name] = session
-        session.talk.allow(self._ahead, session.name)
+        session.talk.inbox.allowance = (self._ahead, session.name)
         self._session_table.touched[session.name] = session
         self._compare(session)
 
@@ -349,4 +346,4 @@ class CoordinatorProtocol:
 
     def _leave(self, session: PeerSession) -> None:
         del self.sessions[session.name]
-        session.talk.close()
+        session.talk.inbox.close()

@@ -1,4 +1,4 @@
-"""The sessions at a coordinator, their reliable channels, and the messages to send in them. Pure."""
+"""The sessions of agents and clients with a coordinator, and the messages to send in them. Pure."""
 
 from __future__ import annotations
 
@@ -7,105 +7,28 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from nearfar.coordinator import large_parts
 from nearfar.coordinator.large_parts import Row
-from nearfar.coordinator.messages import BLOBS, PoolFrame, PoolMessage, PoolMessageType
-from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
-from nearfar.net.resources import Budget
+from nearfar.coordinator.messages import (
+    VERSION,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+    open_channel,
+    weigh,
+)
+from nearfar.net.reliable import Frame
+from nearfar.net.session import ClientSession
 from nearfar.net.timers import Timers
 
-HEAVIEST_AHEAD = 4 << 20
-"""Bytes of messages of one session that came out of order. A session's only socket keeps the order, unless
-a connection broke: then all is sent again."""
 
-
-SOON = 4
-"""Factor for the bytes of unacked messages: one of 1 MiB is acked at once, so its sender can free it."""
-
-_BEAT = PoolMessage(PoolMessageType.BEAT)
-
-
-class ReliableChannel:
-    """Numbers outgoing messages, and puts received ones in order. `lease` is in seconds."""
-
-    __slots__ = ("_in", "_ready", "heard", "heartbeat", "lease", "out")
-
-    def __init__(self, lease: float, now: float) -> None:
-        self.lease = lease
-        self.heard = now
-        """When a message was last received."""
-        # `out` holds sent messages; `out.received` is the last that the other side has received.
-        self.out: SendWindow[PoolMessage] = SendWindow(lease / 10)
-        self._in: ReceiveWindow[PoolMessage] = ReceiveWindow(weight, HEAVIEST_AHEAD)
-        self.heartbeat = Heartbeat(lease, now)
-        self._ready: list[PoolFrame] = []
-
-    def allow(self, ahead: Budget, name: str) -> None:
-        """Count messages that come out of order in `ahead`, which all sessions share, under `name`."""
-        self._in.allowance = (ahead, name)
-
-    def close(self) -> None:
-        """The session has ended: nothing more will be received."""
-        self._in.close()
-
-    def say(self, now: float, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None) -> int:
-        """Send a numbered message, and return its number."""
-        return self.send(now, PoolMessage(kind, fields, rows))
-
-    def send(self, now: float, message: PoolMessage) -> int:
-        """The same."""
-        number = self.out.send(message, now)
-        self._ready.append(PoolFrame(number, self._in.received, message))
-        self.heartbeat.spoke(now)
-        return number
-
-    def hear(self, envelope: PoolFrame, now: float) -> Sequence[PoolMessage]:
-        """Take a received message; returns the messages that are next in order."""
-        self.heard = now
-        number, ack, message = envelope
-        if ack > self.out.received:
-            self.out.acked(ack, now)
-        if not number:
-            return ()
-        rows, size = message.rows, 0
-        if rows and (blob := BLOBS.get(message.kind)) is not None:
-            size = large_parts.weight(rows, blob)
-        self.heartbeat.heard(now, SOON * size)
-        return self._in.accept(number, message)
-
-    def silent(self, now: float) -> bool:
-        """True if nothing was received for a whole lease."""
-        return now - self.heard >= self.lease
-
-    def tick(self, now: float) -> None:
-        """Resend what may have been lost."""
-        received = self._in.received
-        self._ready += [PoolFrame(number, received, message) for number, message in self.out.overdue(now)]
-
-    def flush(self, now: float) -> list[PoolFrame]:
-        """The messages to send, with a heartbeat if one is due."""
-        ready = self._ready
-        if now >= self.heartbeat.when:
-            ready.append(PoolFrame(0, self._in.received, _BEAT))
-            self.heartbeat.spoke(now)
-        if ready:
-            self._ready = []
-        return ready
-
-    @property
-    def unheard(self) -> bool:
-        """True if so much is unacked that the other side cannot be reading."""
-        return self.out.unheard
-
-    def unacked(self) -> list[PoolMessage]:
-        """The messages that the other side may not have received."""
-        return [message for _, message in self.out.unacked()]
-
-
-def weight(message: PoolMessage) -> int:
-    """Bytes of its rows."""
-    blob = BLOBS.get(message.kind)
-    return large_parts.weight(message.rows, blob) if message.rows and blob is not None else 0
+def client_session(
+    role: str, name: str, about: dict[str, Any], wait: float, stem: str = ""
+) -> ClientSession[PoolMessage]:
+    """The session of an agent or a client (`role`) with a coordinator. `name` is new for every one; `about`
+    are its facts in HELLO."""
+    hello = PoolMessage(PoolMessageType.HELLO, (VERSION, role, name, about))
+    return ClientSession(stem or name, hello, open_channel, wait)
 
 
 class PeerSession:
@@ -132,7 +55,7 @@ class PeerSession:
         "words",
     )
 
-    def __init__(self, name: str, role: str, uid: str, about: dict[str, Any], talk: ReliableChannel) -> None:
+    def __init__(self, name: str, role: str, uid: str, about: dict[str, Any], talk: PoolChannel) -> None:
         self.name = name
         self.role = role
         self.uid = uid
@@ -200,7 +123,7 @@ class SessionTable:
         self, name: str, kind: PoolMessageType, *fields: Any, rows: Sequence[Row] | None = None
     ) -> None:
         """Queue a message to a socket, outside any session."""
-        self._loose.append((name, PoolFrame(0, 0, PoolMessage(kind, fields, rows))))
+        self._loose.append((name, Frame(0, 0, PoolMessage(kind, fields, rows))))
 
     def may_tell_status(self) -> bool:
         """False if the status was sent too often recently."""
@@ -218,7 +141,7 @@ class SessionTable:
                 self._say_some(session, now)
             for envelope in talk.flush(now):
                 ready.append((name, envelope))
-            due = min(talk.heartbeat.when, talk.out.when, talk.heard + talk.lease)
+            due = talk.deadline()
             if due < session.due:
                 self.timers.set(session, due)
         self.touched.clear()
@@ -232,10 +155,9 @@ class SessionTable:
             session.flying_bytes -= flying.popleft()[1]
         while words and session.flying_bytes < WINDOW:
             message = words.popleft()
-            kind, _, rows = message
-            number = talk.send(now, message)
-            if kind is PoolMessageType.OUTCOMES:
-                session.told.append((number, rows or ()))
-            if rows and (blob := BLOBS.get(kind)) is not None and (size := large_parts.weight(rows, blob)):
+            number = talk.send(message, now)
+            if message.kind is PoolMessageType.OUTCOMES:
+                session.told.append((number, message.rows or ()))
+            if size := weigh(message):
                 flying.append((number, size))
                 session.flying_bytes += size

@@ -39,6 +39,13 @@ def in_this_run(ended: Ended, started: float) -> Ended:
     return ended
 
 
+def ending_of(verdict: Saved | Failure, before: Saved | None) -> Ending:
+    """The ending of a job with this verdict, whose file was `before` already."""
+    if isinstance(verdict, Failure):
+        return Ending.FAILED
+    return Ending.ALREADY if verdict == before else Ending.SAVED
+
+
 class Summary:
     """The counts of a run; `str` is the summary printed at its end."""
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from nearfar.download.messages import (
     Abandon,
@@ -22,25 +23,19 @@ from nearfar.download.messages import (
     Resume,
     StreamAccepted,
     StreamChunk,
-    StreamLost,
     Verdict,
     Verdicts,
     decode,
     encode_answer,
 )
-from nearfar.download.model import Failure, Partial, Reason, Report, Saved, StoreError, Underway
-from nearfar.download.store.draft import Draft
+from nearfar.download.model import Failure, Reason, Report, Saved, StoreError, StreamLost, Underway
 from nearfar.download.store.partials import Resumption
-from nearfar.download.store.store import Store
+from nearfar.download.store.store import Group, Store
 from nearfar.download.streams import SILENT, Streams
 from nearfar.download.transport import IncomingRequest, RequestReceiver
 from nearfar.download.watched import report, underway
 from nearfar.errors import ProtocolError, ShutDown
 
-GROUP = 256
-"""Files of a commit at most; each keeps a descriptor open until then."""
-GROUP_SIZE = 8 * 1024 * 1024
-"""Bytes of a commit of small files: half of a producer's unanswered bytes, so that it need not pause."""
 COMPANY = 0.05
 """Seconds that a file waits for others to be committed with it: a commit costs as much as six files."""
 LONGEST_WAIT = 1.0
@@ -87,7 +82,7 @@ class _Waiting:
     def answer(self) -> None:
         verdicts = tuple(verdict for verdict in self.verdicts if verdict is not None)
         assert len(verdicts) == len(self.verdicts), "a commit gives every draft a verdict"
-        self.incoming.answer(encode_answer(Verdicts(verdicts)))
+        self.incoming.answer(encode_answer(Verdicts.of(verdicts)))
 
 
 class Consumer:
@@ -112,8 +107,7 @@ class Consumer:
         self._clock = clock
         self._on_turn = on_turn
         self._streams = Streams(store)
-        self._group: list[tuple[Draft, _Waiting, int]] = []
-        self._group_size = 0
+        self._group = Group(store)
         self._incoming: list[_Waiting] = []
         self._due = 0.0
         """When the present group must be committed, if a request waits for that."""
@@ -140,7 +134,7 @@ class Consumer:
     def underway(self) -> Underway:
         """Progress of unsaved files; of a large one, the producer has to send the rest."""
         waits_for = "producer" if len(self._streams) else ""
-        whole = ((draft.job, draft.head, draft.size) for draft, _, _ in self._group)
+        whole = ((draft.job, draft.head, draft.size) for draft in self._group)
         return underway([*self._streams.transfers(), *whole], waits_for)
 
     def report(self) -> Report:
@@ -175,9 +169,8 @@ class Consumer:
             self._go_on_to_resume()
         if self._deferred:
             self._answer_deferred()
-        full = len(self._group) >= GROUP or self._group_size >= GROUP_SIZE
         idle = incoming is None and not (self._resuming or self._deferred)
-        if idle or full or (self._incoming and self._clock() >= self._due):
+        if idle or self._group.full or (self._incoming and self._clock() >= self._due):
             self._commit()
 
     def _patience(self) -> float:
@@ -248,8 +241,8 @@ class Consumer:
     def _look_up(self, request: Offer) -> tuple[AlreadySaved | Failure, list[str]]:
         """What is saved or begun of the offered jobs; and their partial files that are being written."""
         try:
-            found: list[Saved | Partial | None] = [*self._store.known(request.jobs)]
-            missing = [index for index, saved in enumerate(found) if saved is None]
+            found = self._store.known(request.jobs)
+            missing = [index for index, saved in enumerate(found) if saved is None or request.refresh]
             jobs = [request.jobs[index] for index in missing]
             files = {(self._store.key(job), job.name) for job in jobs} if len(self._streams) else set()
             self._streams.let_go_of(self._streams.of(files), self._clock())
@@ -257,9 +250,9 @@ class Consumer:
             busy += self._streams.of(files)
         except StoreError as error:
             return error.failure, []
-        for index, partial in zip(missing, partials, strict=True):
-            found[index] = partial
-        return AlreadySaved(tuple(found)), busy
+        begun = {index: each for index, each in zip(missing, partials, strict=True) if each is not None}
+        saved = tuple(None if index in begun else each for index, each in enumerate(found))
+        return AlreadySaved(saved, tuple(begun.items())), busy
 
     def _resume(self, incoming: IncomingRequest, request: Resume) -> None:
         self._streams.abandon(request.stream)
@@ -314,8 +307,7 @@ class Consumer:
             except StoreError as error:
                 self._count(waiting, index, error.failure)
                 continue
-            self._group.append((draft, waiting, index))
-            self._group_size += len(file.data)
+            self._group.add(draft, partial(self._count, waiting, index), len(file.data))
 
     def _before(self, incoming: IncomingRequest, files: tuple[File, ...]) -> list[Saved | None]:
         """The files of a message that are saved already: another consumer may have received it before."""
@@ -332,9 +324,9 @@ class Consumer:
                 incoming.answer(encode_answer(lost))
             case Failure() as failure:
                 self.received.count(failure)
-                incoming.answer(encode_answer(Verdicts((failure,))))
+                incoming.answer(encode_answer(Verdicts.of((failure,))))
             case draft:
-                self._group.append((draft, self._wait(incoming, 1), 0))
+                self._group.add(draft, partial(self._count, self._wait(incoming, 1), 0), 0)
 
     def _wait(self, incoming: IncomingRequest, files: int) -> _Waiting:
         """Delay the answer to `incoming` until its files are committed."""
@@ -346,12 +338,9 @@ class Consumer:
 
     def _commit(self) -> None:
         """Commit the group, then answer."""
-        group, self._group, self._group_size = self._group, [], 0
-        incoming_requests, self._incoming = self._incoming, []
-        verdicts = dict(self._store.commit([draft for draft, _, _ in group])) if group else {}
-        for draft, waiting, index in group:
-            self._count(waiting, index, verdicts[draft])
-        for waiting in incoming_requests:
+        waiting_requests, self._incoming = self._incoming, []
+        self._group.commit()
+        for waiting in waiting_requests:
             waiting.answer()
 
     def _count(self, waiting: _Waiting, index: int, verdict: Verdict) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from nearfar.download.input import Bad, Seen, Source, digest_of
 from nearfar.download.model import Head, Job, Reason, StoreError
@@ -16,7 +16,8 @@ from nearfar.download.store.manifest import FILE, key_of
 from nearfar.download.store.names import candidates, fold, wanted
 from nearfar.download.urls import UrlError, parse_url
 
-Outlook = Literal["to fetch", "already there", "rejected"]
+Outlook = Literal["to fetch", "to refresh", "already there", "rejected"]
+OUTLOOKS: tuple[Outlook, ...] = get_args(Outlook)
 
 
 class Forecast(NamedTuple):
@@ -34,14 +35,16 @@ class Forecast(NamedTuple):
 class DryRun:
     """The forecasts for a source; a context manager. `counts` holds their numbers so far."""
 
-    def __init__(self, folder: Path | None, *, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, overwrite: bool = False, refresh: bool = False) -> None:
         """`folder`: where files would be saved; None: it is not known here, as with consumers elsewhere.
+        `refresh`: the server would be asked for a newer version of what is there.
 
         Raises `StoreError`.
         """
         self.counts: Counter[Outlook] = Counter()
         self._folder = folder
         self._overwrite = overwrite
+        self._refresh = refresh
         self._taken: set[str] = set()
         self._seen = Seen()
         self._open = ExitStack()
@@ -63,6 +66,8 @@ class DryRun:
         if not self._seen.add(digest_of(entry)):
             return Forecast("already there", shown, None, "the same as an earlier line")
         saved = None if self._listing is None else self._listing.find(entry)
+        if saved is not None and self._refresh and entry.checksum is None:
+            return Forecast("to refresh", shown, saved.name)
         if saved is not None:
             return Forecast("already there", shown, saved.name)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nearfar.download.fetch.base import HostLimits
-from nearfar.download.messages import long_bodies, set_body
+from nearfar.download.messages import long_bodies
 from nearfar.download.model import Underway
 from nearfar.download.transport import (
     Endpoint,
@@ -186,12 +186,12 @@ def framed(message: list[Any]) -> Any:
     if not found:
         return message
     for index, _ in found:
-        set_body(message, index, None)
+        message[index] = None
     try:
         head = item_codec.encode([message, [[index, len(body)] for index, body in found]], trusted=False)
     except ItemError:  # a URL that is not Unicode: trusted peers pickle such a text
         for index, body in found:
-            set_body(message, index, body)
+            message[index] = body
         return message
     return item_codec.encode_pieces([len(head).to_bytes(HEAD), head, *(body for _, body in found)])
 
@@ -207,7 +207,7 @@ def unframed(item: Any) -> Any:
         message, places = item_codec.decode(bytes(view[HEAD:end]), 1, trusted=False)[0]
         for index, size in places:
             start, end = end, end + size
-            set_body(message, index, view[start:end])
+            message[index] = view[start:end]
     except (ProtocolError, ItemError, Untrusted, TypeError, ValueError, LookupError):
         return item
     return message

@@ -1,6 +1,6 @@
 """The processes of one command that downloads and saves: starts, feeds, watches, and replaces them.
 
-Without chosen numbers, each process fetches and saves its own share (`downloader`). If one dies, its
+Without chosen numbers, each process fetches and saves its own share (`local_store`). If one dies, its
 unfinished jobs are handed out again, and another process takes its place.
 
 With ``-P`` and ``-C``, producers fetch and consumers save, with near queues between them. A process killed
@@ -200,8 +200,8 @@ class LocalDownload:
             self._before_spawning()
         elif not self._plan.producers:
             # Load what all of them need once, before the fork.
-            import nearfar.download.downloader
-            import nearfar.download.fetch.curl  # noqa: F401
+            import nearfar.download.fetch.curl
+            import nearfar.download.local_store  # noqa: F401
 
     def _queue(self) -> NearQueue:
         from nearfar.queues.near import NearQueue

@@ -72,6 +72,8 @@ class ProcessPlan(NamedTuple):
     """Number of processes that save what producers send."""
     jobs: int = 16
     """Concurrent transfers of each process that fetches."""
+    refresh: bool = False
+    """Whether saved files are fetched again if their servers have another version."""
     reports: bool = False
     """Whether each process that fetches reports what is under way (`Report`), for a dashboard."""
     shared: bool = False
@@ -200,18 +202,27 @@ def _short_words() -> Iterator[None]:
 def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any, Any]) -> None:
     """The main function of a process that fetches and saves."""
     _prepare(plan)
-    from nearfar.download.downloader import Downloader
+    from nearfar.download.local_store import LocalStore
+    from nearfar.download.producer import Producer
     from nearfar.download.store.store import Store
 
     fetcher = plan.make_fetcher()
-    job_source = PipeJobs(pipe, lambda: downloader.stop(), reports=plan.reports)
+    job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
     with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
         if plan.shared:
             fetcher.share(job_source.limits)
-        downloader = Downloader(job_source, fetcher, store, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+        destination = LocalStore(store)
+        producer = Producer(
+            job_source,
+            fetcher,
+            destination,
+            jobs=plan.jobs,
+            ahead=AHEAD * plan.jobs,
+            refresh=plan.refresh,
+        )
         Thread(target=job_source.listen, name="parent", daemon=True).start()
         _collect_seldom()
-        downloader.run()
+        producer.run()
     fetcher.close()
 
 
@@ -221,13 +232,17 @@ def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any
     _prepare(plan)
     from nearfar.download.near_transport import NearRequestSender
     from nearfar.download.producer import Producer
+    from nearfar.download.remote_stores import RemoteStores
 
     fetcher = plan.make_fetcher()
     request_sender = NearRequestSender(routes, number)
     job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
     if plan.shared:
         fetcher.share(job_source.limits)
-    producer = Producer(job_source, fetcher, request_sender, jobs=plan.jobs, ahead=AHEAD * plan.jobs)
+    stores = RemoteStores(request_sender)
+    producer = Producer(
+        job_source, fetcher, stores, jobs=plan.jobs, ahead=AHEAD * plan.jobs, refresh=plan.refresh
+    )
     Thread(target=job_source.listen, name="parent", daemon=True).start()
     _collect_seldom()
     producer.run()

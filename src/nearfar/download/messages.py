@@ -4,8 +4,7 @@
 
     producer                                     consumer
     offer   jobs                            ->   known     what is saved already, job by job
-    files   (job, head, body, data)...      ->   verdicts  one for each
-    last    the same, when nothing else is on its way from this producer
+    files   (job, head, body, data)..., last ->  verdicts  one for each
     open    stream, job, head               ->   taken     by which consumer: the rest goes to that one
     chunk   stream, offset, data            ->   written
     finish  stream, body                    ->   verdicts  one
@@ -15,23 +14,34 @@
 Any request may be answered by `failed` (it cannot be carried out) or, about a stream, by `lost` (this
 consumer does not have it; the file must start again).
 
-`encode` and `decode` turn messages into flat rows of msgpack types, and back. Decoding validates the shape of
-all data, since a peer may have another version, or be hostile. A message of many files is validated column by
-column, so that a file costs no call of its own.
+A message for a transport is a list: the packed fields, then the bodies of files as they are. msgspec checks
+the types of all that is decoded, since a peer may have another version, or be hostile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved
+from msgspec import Meta, MsgspecError, Struct, convert, to_builtins
+from msgspec.msgpack import Decoder, Encoder
+
+from nearfar.download.model import Body, Failure, Head, Job, Partial, Saved, StreamLost
 from nearfar.errors import ProtocolError
+from nearfar.readable import readable
 
 Verdict = Saved | Failure
 Data = bytes | memoryview
 """A consumer may receive views, valid until it answers."""
+MOST = 1 << 16
+"""Rows of a list: more are refused."""
+T = TypeVar("T")
+Rows = Annotated[tuple[T, ...], Meta(max_length=MOST)]
+Index = Annotated[int, Meta(ge=0, lt=MOST)]
+
+
+class _Message(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """An array that begins with the tag of its class."""
 
 
 class File(NamedTuple):
@@ -43,10 +53,12 @@ class File(NamedTuple):
     data: Data
 
 
-class Offer(NamedTuple):
+class Offer(_Message, tag="offer"):
     """Jobs about to be fetched: asks which of them are saved already."""
 
-    jobs: tuple[Job, ...]
+    jobs: Rows[Job]
+    refresh: bool = False
+    """Whether saved files may be fetched again: of one that was begun, its partial file is told."""
 
 
 class Files(NamedTuple):
@@ -57,7 +69,7 @@ class Files(NamedTuple):
     """The producer sends nothing else for now: a commit should not wait for more."""
 
 
-class Open(NamedTuple):
+class Open(_Message, tag="open"):
     """A large file begins. `stream` is a new globally unique id for each attempt to send one."""
 
     stream: str
@@ -65,7 +77,7 @@ class Open(NamedTuple):
     head: Head
 
 
-class Resume(NamedTuple):
+class Resume(_Message, tag="resume"):
     """As `Open`, for the rest of a partial file: the stream's first chunk has its size as offset."""
 
     stream: str
@@ -82,14 +94,14 @@ class StreamChunk(NamedTuple):
     data: Data
 
 
-class Finish(NamedTuple):
+class Finish(_Message, tag="finish"):
     """All bytes of a stream were sent; `body` has the size and digest that they must have."""
 
     stream: str
     body: Body
 
 
-class Abandon(NamedTuple):
+class Abandon(_Message, tag="abandon"):
     """The producer sends nothing more of a stream."""
 
     stream: str
@@ -97,36 +109,131 @@ class Abandon(NamedTuple):
     """Another transfer may continue the file."""
 
 
-class AlreadySaved(NamedTuple):
-    """The answer to an offer: what is saved already of each job, or begun, in the offer's order."""
+class AlreadySaved(_Message, tag="known"):
+    """The answer to an offer: what is saved already of each job, in the offer's order, and what is begun."""
 
-    saved: tuple[Saved | Partial | None, ...]
-
-
-class Verdicts(NamedTuple):
-    """The result of each file of a message, in its order."""
-
-    verdicts: tuple[Verdict, ...]
+    saved: Rows[Saved | None]
+    begun: Rows[tuple[Index, Partial]] = ()
+    """With the index of its job."""
 
 
-class StreamAccepted(NamedTuple):
+class Verdicts(_Message, tag="verdicts"):
+    """The result of each file of a message, in its order: those that were saved, and why others were not."""
+
+    saved: Rows[Saved | None]
+    failed: Rows[tuple[Index, Failure]] = ()
+
+    @classmethod
+    def of(cls, verdicts: Iterable[Verdict]) -> Self:
+        rows = tuple(verdicts)
+        return cls(
+            tuple([None if isinstance(row, Failure) else row for row in rows]),
+            tuple([(index, row) for index, row in enumerate(rows) if isinstance(row, Failure)]),
+        )
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for each file. Fewer, if the message is wrong: some file has none."""
+        failed = dict(self.failed)
+        rows = (failed.get(index) if row is None else row for index, row in enumerate(self.saved))
+        return tuple([row for row in rows if row is not None])
+
+
+class StreamAccepted(_Message, tag="taken"):
     """A stream was opened by the consumer called `by`."""
 
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkAck:
+class ChunkAck(_Message, tag="written"):
     """A chunk is in the temporary file (only a verdict confirms that it is safe), or a stream was dropped."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLost:
-    """This consumer does not have the stream."""
+class _Files(_Message, tag="files"):
+    rows: Rows[tuple[Job, Head, Body]]
+    last: bool
+
+
+class _Chunk(_Message, tag="chunk"):
+    stream: str
+    offset: int
+
+
+class _Lost(_Message, tag="lost"):
+    value: StreamLost
+
+
+class _Failed(_Message, tag="failed"):
+    value: Failure
 
 
 Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
 Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
+_Request = Offer | _Files | Open | Resume | _Chunk | Finish | Abandon
+_Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | _Lost | _Failed
+_encoder = Encoder()
+_requests: Decoder[_Request] = Decoder(_Request)
+_answers: Decoder[_Answer] = Decoder(_Answer)
+_BODIES = frozenset({bytes, memoryview})
+
+
+def encode(request: Request) -> list[Any]:
+    """A request as a message for the transport."""
+    match request:
+        case Files(files, last):
+            rows = tuple([(file.job, file.head, file.body) for file in files])
+            return [_pack(_Files(rows, last)), *[file.data for file in files]]
+        case StreamChunk(stream, offset, data):
+            return [_pack(_Chunk(stream, offset)), data]
+    return [_pack(request)]
+
+
+def decode(message: Any) -> Request:
+    """The request in a message. Raises `ProtocolError` for an invalid message."""
+    if type(message) not in (list, tuple) or not message or not _BODIES.issuperset(map(type, message[1:])):
+        raise ProtocolError("a message that is no list of bytes")
+    packed, *bodies = message
+    request = _unpack(packed, _requests)
+    match request:
+        case _Files(rows, last) if len(rows) == len(bodies):
+            return Files(tuple([File(*row, data) for row, data in zip(rows, bodies, strict=True)]), last)
+        case _Chunk(stream, offset) if len(bodies) == 1:
+            return StreamChunk(stream, offset, bodies[0])
+        case _Files() | _Chunk():
+            raise ProtocolError(f"a message with {len(bodies)} bodies")
+    if bodies:
+        raise ProtocolError("a message with a body that belongs to nothing")
+    return request
+
+
+def encode_answer(answer: Answer) -> Any:
+    """An answer as a value for the transport."""
+    if isinstance(answer, StreamLost):
+        return _pack(_Lost(answer))
+    return _pack(_Failed(answer) if isinstance(answer, Failure) else answer)
+
+
+def decode_answer(value: Any) -> Answer:
+    """The answer in a value. Raises `ProtocolError` for an invalid value."""
+    answer = _unpack(value, _answers)
+    return answer.value if isinstance(answer, _Lost | _Failed) else answer
+
+
+def _pack(message: _Message) -> Any:
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:  # a URL that is not Unicode: trusted peers pickle such a text
+        return to_builtins(message)
+
+
+def _unpack(packed: Any, decoder: Decoder[T]) -> T:
+    try:
+        if type(packed) in _BODIES:
+            return decoder.decode(packed)
+        found: T = convert(packed, decoder.type)
+    except (MsgspecError, RecursionError, UnicodeError) as error:
+        raise ProtocolError(readable(str(error))[:200]) from None
+    return found
 
 
 LONG = 4096
@@ -134,192 +241,6 @@ LONG = 4096
 
 
 def long_bodies(message: list[Any]) -> list[tuple[int, bytes]]:
-    """The long bodies in a message, each with its index: that of the body itself, or of the row whose last
-    field it is."""
-    found = []
-    for index, part in enumerate(message):
-        body = part[-1] if type(part) is list and part else part
-        if type(body) is bytes and len(body) >= LONG:
-            found.append((index, body))
-    return found
-
-
-def set_body(message: list[Any], index: int, body: Data | None) -> None:
-    """Put `body` in the place of the one that `long_bodies` found with `index`."""
-    part = message[index]
-    if type(part) is list:
-        part[-1] = body
-    else:
-        message[index] = body
-
-
-Row = Sequence[Any]
-Kinds = frozenset[type]
-
-_SEQUENCES: Kinds = frozenset({tuple, list})
-_TEXT, _COUNT, _BYTES = frozenset({str}), frozenset({int}), frozenset({bytes, memoryview})
-_MAYBE: Kinds = frozenset({str, type(None)})
-_MAYBE_COUNT: Kinds = frozenset({int, type(None)})
-_TIME: Kinds = frozenset({int, float})
-_YES: Kinds = frozenset({bool})
-
-_JOB = (_TEXT, _MAYBE, _MAYBE, _MAYBE)
-_HEAD = (_TEXT, _COUNT, _MAYBE, _MAYBE_COUNT, _MAYBE, _MAYBE, _MAYBE, _MAYBE)
-_BODY = (_COUNT, _MAYBE, _COUNT, _MAYBE)
-_FILE = (*_JOB, *_HEAD, *_BODY, _BYTES)
-_SAVED = (_TEXT, _TEXT, _TEXT, _COUNT, _TEXT, _MAYBE, _MAYBE, _TIME, _COUNT)
-_PARTIAL = (_TEXT, _TEXT, _COUNT, _MAYBE_COUNT, _TEXT, _TEXT, _BYTES, _BYTES)
-_FAILURE = (_TEXT, _TEXT)
-
-
-def encode(request: Request) -> list[Any]:
-    """A request as a message for the transport."""
-    match request:
-        case Files(files, last):
-            rows = [[*_job(job), *head, *body, data] for job, head, body, data in files]
-            return ["last" if last else "files", *rows]
-        case Offer(jobs):
-            return ["offer", *map(_job, jobs)]
-        case Open(stream, job, head):
-            return ["open", stream, *_job(job), *head]
-        case Resume(stream, job, file):
-            return ["resume", stream, *_job(job), file]
-        case StreamChunk(stream, offset, data):
-            return ["chunk", stream, offset, data]
-        case Finish(stream, body):
-            return ["finish", stream, *body]
-        case Abandon(stream, keep):
-            return ["abandon", stream, keep]
-
-
-def decode(message: Any) -> Request:
-    """The request in a message. Raises `ProtocolError` for an invalid message."""
-    word, rest = _word(message)
-    match word:
-        case "files" | "last":
-            return Files(tuple(map(_file, _table(rest, _FILE))), word == "last")
-        case "offer":
-            return Offer(tuple(map(_read_job, _table(rest, _JOB))))
-        case "open":
-            stream, *row = _row(rest, (_TEXT, *_JOB, *_HEAD))
-            return Open(stream, _read_job(row[:4]), Head._make(row[4:]))
-        case "resume":
-            stream, *row, file = _row(rest, (_TEXT, *_JOB, _TEXT))
-            return Resume(stream, _read_job(row), file)
-        case "chunk":
-            return StreamChunk._make(_row(rest, (_TEXT, _COUNT, _BYTES)))
-        case "finish":
-            stream, *row = _row(rest, (_TEXT, *_BODY))
-            return Finish(stream, Body._make(row))
-        case "abandon":
-            return Abandon._make(_row(rest, (_TEXT, _YES)))
-    raise ProtocolError(f"no request: {word[:20]!r}")
-
-
-def encode_answer(answer: Answer) -> list[Any]:
-    """An answer as a value for the transport."""
-    match answer:
-        case Verdicts(verdicts):
-            return ["verdicts", *map(_verdict, verdicts)]
-        case AlreadySaved(saved):
-            return ["known", *[row and [*row] for row in saved]]
-        case StreamAccepted(by):
-            return ["taken", by]
-        case ChunkAck():
-            return ["written"]
-        case StreamLost():
-            return ["lost"]
-        case Failure():
-            return ["failed", *_verdict(answer)]
-
-
-def decode_answer(value: Any) -> Answer:
-    """The answer in a value. Raises `ProtocolError` for an invalid value."""
-    word, rest = _word(value)
-    match word:
-        case "verdicts":
-            return Verdicts(_read_verdicts(rest))
-        case "known":
-            return AlreadySaved(_read_known(rest))
-        case "taken":
-            return StreamAccepted._make(_row(rest, (_TEXT,)))
-        case "written" if not rest:
-            return ChunkAck()
-        case "lost" if not rest:
-            return StreamLost()
-        case "failed":
-            return _failure(_row(rest, _FAILURE))
-    raise ProtocolError(f"no answer: {word[:20]!r}")
-
-
-def _job(job: Job) -> Row:
-    url, name, checksum = job
-    return [url, name, *checksum] if checksum else [url, name, None, None]
-
-
-def _read_job(row: Row) -> Job:
-    url, name, algorithm, digest = row
-    if (algorithm is None) is not (digest is None):
-        raise ProtocolError("half a checksum")
-    return Job(url, name, None if algorithm is None else Checksum(algorithm, digest))
-
-
-def _file(row: Row) -> File:
-    return File(_read_job(row[:4]), Head._make(row[4:12]), Body._make(row[12:16]), row[16])
-
-
-def _verdict(verdict: Verdict) -> Row:
-    return [str(verdict.reason), verdict.detail] if isinstance(verdict, Failure) else [*verdict]
-
-
-def _read_known(rows: Row) -> tuple[Saved | Partial | None, ...]:
-    there = [row for row in rows if row is not None]
-    if not _SEQUENCES.issuperset(map(type, there)):
-        raise ProtocolError("a saved file that is no row")
-    _table([row for row in there if len(row) == len(_PARTIAL)], _PARTIAL)
-    _table([row for row in there if len(row) != len(_PARTIAL)], _SAVED)
-    return tuple(row if row is None else _read_file(row) for row in rows)
-
-
-def _read_file(row: Row) -> Saved | Partial:
-    if len(row) == len(_SAVED):
-        return Saved._make(row)
-    partial = Partial._make(row)
-    return partial._replace(first=bytes(partial.first), last=bytes(partial.last))
-
-
-def _read_verdicts(rows: Row) -> tuple[Verdict, ...]:
-    if not _SEQUENCES.issuperset(map(type, rows)):
-        raise ProtocolError("a verdict that is no row")
-    _table([row for row in rows if len(row) == len(_FAILURE)], _FAILURE)
-    _table([row for row in rows if len(row) != len(_FAILURE)], _SAVED)
-    return tuple(_failure(row) if len(row) == len(_FAILURE) else Saved._make(row) for row in rows)
-
-
-def _failure(row: Row) -> Failure:
-    reason, detail = row
-    try:
-        return Failure(Reason(reason), detail)
-    except ValueError as error:
-        raise ProtocolError(str(error)) from None
-
-
-def _word(value: Any) -> tuple[str, Row]:
-    if type(value) not in _SEQUENCES or not value or type(value[0]) is not str:
-        raise ProtocolError("a message that does not begin with a word")
-    return value[0], value[1:]
-
-
-def _row(row: Row, shape: Sequence[Kinds]) -> Row:
-    """`row` itself, if it has the shape."""
-    return _table([row], shape)[0]
-
-
-def _table(rows: Row, shape: Sequence[Kinds]) -> Sequence[Row]:
-    """`rows` itself, if each is a sequence with a value of the right type for every column of `shape`."""
-    if not _SEQUENCES.issuperset(map(type, rows)) or not {len(shape)}.issuperset(map(len, rows)):
-        raise ProtocolError(f"a row that has not {len(shape)} fields")
-    for kinds, column in zip(shape, zip(*rows, strict=True), strict=False):
-        if not kinds.issuperset(map(type, column)):
-            raise ProtocolError(f"a field is none of {', '.join(sorted(kind.__name__ for kind in kinds))}")
-    return rows
+    """The long bodies in an encoded request, each with its index."""
+    bodies = enumerate(message[1:], 1)
+    return [(index, body) for index, body in bodies if type(body) is bytes and len(body) >= LONG]

@@ -204,6 +204,19 @@ class Failure(NamedTuple):
     detail: str
 
 
+class StreamLost(NamedTuple):
+    """A file must be fetched again: it was not saved, and that says nothing about it."""
+
+    joined: bool = False
+    """It was continued, and its parts do not fit together; otherwise its consumer has ended, or does not have
+    its beginning."""
+
+    @property
+    def why(self) -> str:
+        """The same for a person."""
+        return "continued, and its parts do not fit together" if self.joined else "lost with its consumer"
+
+
 class Saved(NamedTuple):
     """A row of the manifest."""
 
@@ -217,6 +230,8 @@ class Saved(NamedTuple):
     time: float
     """When it was saved: seconds since the epoch."""
     attempts: int
+    modified: str | None = None
+    """The Last-Modified field as sent."""
 
 
 _SENTENCES = {

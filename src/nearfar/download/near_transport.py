@@ -29,7 +29,7 @@ from multiprocessing.reduction import DupFd
 from threading import Thread
 from typing import Any
 
-from nearfar.download.messages import long_bodies, set_body
+from nearfar.download.messages import long_bodies
 from nearfar.errors import Empty, ShutDown
 from nearfar.queues.near import NearQueue
 from nearfar.serialization.shared_memory import Ring, allowed, create, map_shared
@@ -77,7 +77,7 @@ class Arena:
             end = at + len(data)
             view[at:end] = data
             places.append((index, at, end))
-            set_body(message, index, None)
+            message[index] = None
             at = end
         return places, start
 
@@ -89,7 +89,7 @@ class Arena:
         """Put views of the bytes in the places of `message`; valid until the producer has the answer."""
         view = self._bytes() if places else self._view
         for index, start, end in places:
-            set_body(message, index, view[start:end])
+            message[index] = view[start:end]
 
     def close(self) -> None:
         """Unmap the memory in this process. Views of it stay valid."""

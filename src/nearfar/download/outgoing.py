@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
 from nearfar.download.messages import (
     Abandon,
     AlreadySaved,
     Answer,
     ChunkAck,
-    File,
-    Files,
     Finish,
     Open,
     Request,
     Resume,
     StreamAccepted,
     StreamChunk,
-    StreamLost,
     Verdict,
     Verdicts,
     decode_answer,
     encode,
 )
-from nearfar.download.model import Body, Failure, Head, Job, Partial, Reason
+from nearfar.download.model import Body, Failure, Reason, StreamLost
 from nearfar.download.transport import RequestSender, Undeliverable
 from nearfar.errors import ProtocolError
 
@@ -153,6 +148,8 @@ class Upload:
         self.over = False
         post.send(opening, self._opened, to=to)
 
+    keeps = True
+
     @property
     def free_slots(self) -> bool:
         return self._on_way < STREAM_ROOM and self._post.free_slots
@@ -243,7 +240,7 @@ class Upload:
 
     def _finished(self, answer: Answer) -> None:
         match answer:
-            case Verdicts((verdict,)):
+            case Verdicts(verdicts=(verdict,)):
                 self._end(verdict)
             case _:
                 self._end(answer)
@@ -270,115 +267,3 @@ def verdict_of(answer: Answer | Verdict) -> Verdict | StreamLost:
 
 def _ignore(_: Answer) -> None:
     """Ignore an answer that has no effect."""
-
-
-SMALL = 512 * 1024
-"""Bytes up to which a file is buffered until it is complete, and sent in one piece."""
-SLOW = 0.5
-"""Seconds after which even an unfinished small file is sent as it arrives: a kill must not cost more."""
-GATHERING = 8 * 1024 * 1024
-"""Bytes of unfinished small files in one producer; above, even they become streams."""
-BATCH = 1024 * 1024
-BATCH_FILES = 64
-AGE = 0.010
-"""Seconds that a small file waits to be batched with others."""
-
-Settle = Callable[[Verdict | StreamLost], None]
-
-
-class Batcher:
-    """Batches small files and opens streams, for all transfers of a producer."""
-
-    def __init__(self, post: RequestQueue) -> None:
-        self.post = post
-        self.gathered = 0
-        """Bytes of unfinished small files."""
-        self._files: list[File] = []
-        self._settles: list[Settle] = []
-        self._size = 0
-        self._since: float | None = None
-        self._name = os.urandom(8).hex()
-        self._streams = count()
-        self._uploads: set[Upload] = set()
-
-    def fits(self, size: int) -> bool:
-        """True if a file of `size` bytes so far may still be buffered."""
-        return size <= SMALL and self.gathered <= GATHERING
-
-    def upload(self, job: Job, head: Head, settle: Settle) -> Upload:
-        """Open a stream for a large file."""
-        stream = self._stream()
-        upload = Upload(self.post, stream, Open(stream, job, head), settle)
-        self._uploads.add(upload)
-        return upload
-
-    def resume(
-        self, job: Job, partial_file: Partial, to: str, settle: Settle, on_opened: Callable[[bool], None]
-    ) -> Upload:
-        """Open a stream for the rest of a partial file of the store `to`."""
-        stream = self._stream()
-        upload = Upload(
-            self.post,
-            stream,
-            Resume(stream, job, partial_file.file),
-            settle,
-            to=to,
-            offset=partial_file.size,
-            on_opened=on_opened,
-        )
-        self._uploads.add(upload)
-        return upload
-
-    def _stream(self) -> str:
-        return f"{self._name}-{next(self._streams)}"
-
-    def send(self, file: File, settle: Settle) -> None:
-        """Send a small file with the next batch."""
-        self._files.append(file)
-        self._settles.append(settle)
-        self._size += len(file.data)
-        self.post.hold(len(file.data))
-        if self._size >= BATCH or len(self._files) >= BATCH_FILES:
-            self._flush()
-
-    def turn(self, now: float, *, last: bool = False) -> None:
-        """Send the batch if it has waited long enough, or if it is the `last`: nothing is being fetched."""
-        if self._uploads:
-            self._uploads = {upload for upload in self._uploads if not upload.over}
-            for upload in self._uploads:
-                upload.turn(now)
-        if not self._files:
-            return
-        if self._since is None:
-            self._since = now
-        if last or now - self._since >= AGE:
-            self._flush(last=last)
-
-    def deadline(self) -> float | None:
-        """When `turn` must be called even if nothing happens."""
-        return None if self._since is None else self._since + AGE
-
-    @property
-    def has_uploads(self) -> bool:
-        """`turn` must be called every `BEAT` seconds."""
-        return bool(self._uploads)
-
-    def _flush(self, *, last: bool = False) -> None:
-        files, settles, size = tuple(self._files), self._settles, self._size
-        self._files, self._settles, self._size, self._since = [], [], 0, None
-        self.post.send(Files(files, last), lambda answer: self._answered(settles, answer), size=size)
-
-    def _answered(self, settles: list[Settle], answer: Answer) -> None:
-        for settle, verdict in zip(settles, _each(answer, len(settles)), strict=True):
-            settle(verdict)
-
-
-def _each(answer: Answer, count: int) -> tuple[Verdict | StreamLost, ...]:
-    match answer:
-        case Verdicts(verdicts) if len(verdicts) == count:
-            return verdicts
-        case Verdicts(verdicts):
-            wrong = Failure(Reason.REJECTED, f"a consumer gave {len(verdicts)} verdicts on {count} files")
-            return (wrong,) * count
-        case _:
-            return (verdict_of(answer),) * count

@@ -35,8 +35,9 @@ from nearfar.download.account import Ended, InputJobs, in_this_run
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.model import Ending, Failure, HostNow, Job, Reason, Report, Saved, Underway
-from nearfar.download.producer import Producer
+from nearfar.download.model import Ending, Failure, HostNow, Reason, Report, Saved, Underway
+from nearfar.download.producer import Numbered, Producer
+from nearfar.download.remote_stores import RemoteStores, WaitWarning, no_consumer
 from nearfar.download.transport import Endpoint, RequestSender, open_request_sender
 from nearfar.download.watched import MOST_HOSTS, host_of
 from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
@@ -47,8 +48,6 @@ TOLD_EVERY = 0.5
 """Seconds between two progress messages."""
 FAREWELL = 30.0
 """Seconds to hand over the sent requests, when all of them were answered."""
-
-Numbered = tuple[int, Job]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,8 @@ class Order:
     at_once: int
     """Concurrent transfers."""
     jobs: tuple[Numbered, ...]
+    refresh: bool = False
+    """Whether saved files are fetched again if their servers have another version."""
     insecure: bool = False
     """Whether the queue is open to everyone; otherwise a worker uses the keys that its environment names."""
 
@@ -145,7 +146,8 @@ def fetch_share(order: Order) -> ShareReport:
         try:
             if request_sender.limits is not None:
                 fetcher.share(request_sender.limits)
-            producer = Producer(job_source, fetcher, request_sender, jobs=order.at_once)
+            stores = RemoteStores(request_sender)
+            producer = Producer(job_source, fetcher, stores, jobs=order.at_once, refresh=order.refresh)
             producer.run()
         finally:
             fetcher.cancel()
@@ -180,8 +182,6 @@ TRIES = 3
 """Times that a job is tried alone before it fails with its worker's error."""
 FRUITLESS = 20
 """Consecutive shares that may fail before the pool is given up."""
-LONELY = 5.0
-"""Seconds without any consumer, or any worker, after which a warning is logged."""
 LONGEST_WAIT = 0.5
 """Seconds between two iterations when nothing happens, for the progress display."""
 
@@ -247,8 +247,8 @@ class Pooled:
         self._failures: Counter[int] = Counter()
         self._fruitless = 0
         self._pace = ShareSizer()
-        self._no_worker = WaitWarning("no worker has come to the pool yet: waiting for one")
-        self._no_consumer = WaitWarning("no consumer has come to the queue yet: waiting for one")
+        self._no_worker = WaitWarning("worker", "no worker has come to the pool yet: waiting for one")
+        self._no_consumer = no_consumer()
         self._stopping = self._called_back = False
         request_sender.on_event = job_source.on_event = self.wake
         job_source.underway = self._underway
@@ -380,25 +380,6 @@ class Pooled:
         else:
             failure = Failure(Reason.WORKER, f"tried {TRIES} times by itself; the last time, {_line(error)}")
             self._job_source.end(number, Ended(Ending.FAILED, failure))
-
-
-class WaitWarning:
-    """Logs a warning once if workers or consumers are missing for long."""
-
-    def __init__(self, said: str) -> None:
-        self._said: str | None = said
-        self._since = time.monotonic()
-
-    def look(self, come: Callable[[], bool]) -> None:
-        """Call `come`, which returns whether they are present, until it has returned True."""
-        if self._said is None:
-            return
-        late = time.monotonic() - self._since >= LONELY
-        here = come()
-        if late and not here:
-            log.warning("%s", self._said)
-        if late or here:
-            self._said = None
 
 
 def _line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ import msgpack
 
 from nearfar.download.fetch.base import HostLimits
 from nearfar.download.model import Underway
+from nearfar.download.redis_limits import RedisLimits
 from nearfar.download.transport import (
     Endpoint,
     IncomingRequest,
@@ -140,9 +141,6 @@ class _Request:
 class RedisRequestSender(RemoteSender):
     """A producer's side. It outlives its client: after a long silence it goes on under the same id."""
 
-    limits: HostLimits | None = None
-    """No process could hold limits of hosts that all producers share: each keeps its own."""
-
     def __init__(self, endpoint: Endpoint, *, helper: bool) -> None:
         self.on_event: Callable[[], None] = _nothing
         self._id = new_name()
@@ -163,6 +161,9 @@ class RedisRequestSender(RemoteSender):
         self._epoch: tuple[bytes, int] | None = None
         self._failure: NearfarError | None = None
         self._stirred = threading.Event()
+        self._limits = RedisLimits(self._client, self._id, self._stirred.set)
+        self.limits: HostLimits | None = self._limits
+        """Of hosts, shared by all producers of the exchange."""
         self._closing = False
         self._threads: list[threading.Thread] = []
 
@@ -245,10 +246,14 @@ class RedisRequestSender(RemoteSender):
     def _work(self) -> None:
         """Exchange with the server what there is, and at least every `LOOK` seconds."""
         try:
+            pause = LOOK
             while not self._closing or self._waiting:
-                self._stirred.wait(LOOK)
+                self._stirred.wait(pause)
                 self._stirred.clear()
                 self._trade()
+                pause = min(LOOK, self._limits.exchange())
+                self.on_event()
+            self._limits.leave()
         except NearfarError as error:
             self._failure = error
         self.on_event()
@@ -275,7 +280,6 @@ class RedisRequestSender(RemoteSender):
             if self._waiting:
                 self._stirred.set()
         self._stores = frozenset(store.decode() for store in msgpack.unpackb(stores, raw=True))
-        self.on_event()
 
     def _accept(self, upto: int) -> None:
         for ticket in range(self._accepted + 1, upto + 1):

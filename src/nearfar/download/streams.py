@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from nearfar.download.messages import ChunkAck, Finish, Open, StreamChunk, StreamLost
-from nearfar.download.model import Failure, Reason, StoreError
+from nearfar.download.messages import ChunkAck, Finish, Open, StreamChunk
+from nearfar.download.model import Failure, Reason, StoreError, StreamLost
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
 from nearfar.download.watched import Transfer
@@ -103,7 +103,7 @@ class Streams:
         except StoreError as error:
             # Parts that do not fit together say nothing about the file: it is fetched from the start.
             joined = error.reason is Reason.CHECKSUM and request.body.checks is not None
-            return StreamLost() if joined else error.failure
+            return StreamLost(joined=True) if joined else error.failure
         return stream.draft
 
     def abandon(self, stream: str, *, keep: bool = False) -> None:

@@ -3,14 +3,21 @@
 ZeroMQ keeps messages in order and complete, but messages under way when a connection breaks are lost, and
 messages on different sockets may overtake each other. `SendWindow` numbers the messages of one direction over
 all its sockets and sends again what is not acked in time; `ReceiveWindow` hands them out in order (go-back-N,
-with early messages kept)."""
+with early messages kept). A `ReliableChannel` is both, with the heartbeats of one session
+(`nearfar.net.session`).
+
+A session may have several connections. One of them may be dead while the others work, without notice: behind
+a proxy or a tunnel, not even the kernel detects it. Messages sent again on it do not arrive, and later ones
+wait behind them. `ReliableChannel.fault` detects such a session, although its peer is still heard; only a new
+session, with new connections, helps.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from nearfar.net.resources import Budget
 
@@ -18,10 +25,14 @@ T = TypeVar("T")
 
 LEASE = 10.0
 """Seconds of silence after which a peer counts as dead, if no other lease is given."""
+LEASES = 3
+"""Leases without a new ack after which a session is ended, if the unacked messages are small."""
+SLOWEST = 20_000
+"""The lowest expected rate, in bytes per second: large messages get that much more time."""
 ACK_EVERY = 64
 """Messages after which an ack is sent at once."""
-ACK_WEIGHT = 64 * 1024
-"""Bytes of a body that count as one more message."""
+ACK_WEIGHT = 16 * 1024
+"""Bytes of a body that count as one more message: 1 MiB is acked at once, so its sender can free it."""
 FURTHEST_AHEAD = 1 << 16
 """Messages: one that is further ahead of the next number is dropped, and will be sent again."""
 HEAVIEST_AHEAD = 64 << 20
@@ -162,31 +173,112 @@ class ReceiveWindow(Generic[T]):
             self.allowance[0].add(self.allowance[1], weight)
 
 
-class Heartbeat:
-    """When to send a bare ack, or a heartbeat, so that silence means death.
+class Frame(NamedTuple, Generic[T]):
+    """A message as sent. The messages that open, keep and end a session have the number 0."""
 
-    An ack waits for a message to go with for `lease` / 100 seconds, or until `ACK_EVERY` messages (or their
-    weight in bytes) have come; a heartbeat is due after `lease` / 5 seconds without sending.
+    number: int
+    ack: int
+    """The number of the last message that its sender has received."""
+    message: T
+
+
+class ReliableChannel(Generic[T]):
+    """Both directions of a session with one peer: numbers outgoing messages, and puts received ones in order.
+
+    A peer that is silent for a whole `lease` (seconds) counts as dead. Therefore `beat` is sent after a fifth
+    of it without another message. An ack waits for a message to go with for `lease` / 100 seconds, or until
+    `ACK_EVERY` messages (or their weight in bytes) have come. `weigh` and `heaviest`: see `ReceiveWindow`.
     """
 
-    __slots__ = ("_beat", "_delay", "_owed", "when")
+    __slots__ = ("_beat", "_owed", "_ready", "_weigh", "acked", "beat_at", "heard", "inbox", "lease", "out")
 
-    def __init__(self, lease: float, now: float) -> None:
-        self._beat = lease / 5
-        self._delay = lease / 100
-        self._owed = 0
-        self.when = now + self._beat
+    def __init__(
+        self,
+        lease: float,
+        now: float,
+        beat: T,
+        weigh: Callable[[T], int],
+        heaviest: int = HEAVIEST_AHEAD,
+    ) -> None:
+        self.lease = lease
+        self.heard = now
+        """When a message was last received."""
+        self.acked = 0
+        """The last of our messages that the peer had received when it sent its latest message."""
+        self.out: SendWindow[T] = SendWindow(lease / 10)
+        self.inbox: ReceiveWindow[T] = ReceiveWindow(weigh, heaviest)
+        self.beat_at = now + lease / 5
         """When a bare ack, or a heartbeat, is due if nothing happens."""
-
-    def heard(self, now: float, size: int = 0) -> None:
-        """Record that a numbered message with a body of `size` bytes came."""
-        if not self._owed:
-            self.when = min(self.when, now + self._delay)
-        self._owed += 1 + size // ACK_WEIGHT
-        if self._owed >= ACK_EVERY:
-            self.when = now
-
-    def spoke(self, now: float) -> None:
-        """Record that a message was sent, with an ack of everything received."""
+        self._beat = beat
+        self._weigh = weigh
         self._owed = 0
-        self.when = now + self._beat
+        """Messages received since the last ack was sent."""
+        self._ready: list[Frame[T]] = []
+
+    def send(self, message: T, now: float) -> int:
+        """Send a numbered message, and return its number."""
+        number = self.out.send(message, now)
+        self._ready.append(Frame(number, self.inbox.received, message))
+        self._owed = 0
+        self.beat_at = now + self.lease / 5
+        return number
+
+    def hear(self, frame: Frame[T], now: float) -> list[T]:
+        """Take a received frame; returns the messages that are next in order."""
+        self.heard = now
+        number, self.acked, message = frame
+        if self.acked > self.out.received:
+            self.out.acked(self.acked, now)
+        if not number:
+            return []
+        if not self._owed and now + self.lease / 100 < self.beat_at:
+            self.beat_at = now + self.lease / 100
+        self._owed += 1 + self._weigh(message) // ACK_WEIGHT
+        if self._owed >= ACK_EVERY:
+            self.beat_at = now
+        return self.inbox.accept(number, message)
+
+    def tick(self, now: float) -> None:
+        """Send again what may have been lost."""
+        if now >= self.out.when:
+            received = self.inbox.received
+            self._ready += [Frame(number, received, message) for number, message in self.out.overdue(now)]
+
+    def flush(self, now: float) -> list[Frame[T]]:
+        """The frames to send, with an ack or a heartbeat if one is due."""
+        ready = self._ready
+        if now >= self.beat_at:
+            ready.append(Frame(0, self.inbox.received, self._beat))
+            self._owed = 0
+            self.beat_at = now + self.lease / 5
+        if ready:
+            self._ready = []
+        return ready
+
+    def deadline(self) -> float:
+        """When to call `tick` and `flush` next; then the peer may be silent."""
+        return min(self.heard + self.lease, self.beat_at, self.out.when)
+
+    def unacked(self) -> list[T]:
+        """The messages that the peer may not have received."""
+        return [message for _, message in self.out.unacked()]
+
+    def silent(self, now: float) -> bool:
+        """True if nothing was received for a whole lease."""
+        return now - self.heard >= self.lease
+
+    def fault(self, now: float) -> str:
+        """Why the session cannot go on: the peer is silent, or receives nothing. Empty if it can."""
+        if self.silent(now):
+            return f"silent for {self.lease:g} s"
+        return "sending, but acking nothing" if self.out.unheard or self._stalled(now) else ""
+
+    def _stalled(self, now: float) -> bool:
+        """True if the peer has acked nothing new for too long."""
+        stuck = self.out.stuck(now) - LEASES * self.lease
+        return stuck >= 0 and stuck >= sum(map(self._weigh, self.unacked())) / SLOWEST
+
+    def postpone(self, seconds: float, now: float) -> None:
+        """This process was suspended for `seconds`: the peer was not silent meanwhile."""
+        self.heard = min(now, self.heard + seconds)
+        self.out.postpone(seconds)

@@ -86,12 +86,14 @@ class DelayedWarning:
 
 
 class SuspendDetector:
-    """Called several times a lease, detects that this process did not run: it was suspended."""
+    """Detects that this process did not run, because `seconds` is called late: it was suspended."""
 
     def __init__(self, now: float) -> None:
+        self.due = now
+        """When the next call is due; if this is not set, several times a lease."""
         self._last = now
 
     def seconds(self, now: float, lease: float) -> float:
         """For how many seconds it was suspended since the last call; 0 if for less than half a lease."""
-        stood, self._last = now - self._last, now
+        stood, self._last = now - max(self._last, self.due), now
         return stood if stood > lease / 2 else 0.0

@@ -291,7 +291,7 @@ class ForeignEngine:
             self._drop(CancelledError)
             return
         value: Any = None
-        error = future.exception()
+        error = translated(future.exception())
         if isinstance(error, WorkerLost):  # of one call, not of the executor
             error = self._lost(call, what, error)
             if error is None:
@@ -354,6 +354,14 @@ class ForeignEngine:
             dropped, self._waiting = self._waiting, deque()
         for call in dropped:
             self._settle(call, None, error())
+
+
+def translated(error: BaseException | None) -> BaseException | None:
+    """`error`, or `WorkerLost` for what Parsl says of the call of a dead worker: its executor goes on."""
+    host = getattr(error, "hostname", None)
+    if host is None or type(error).__module__ != "parsl.executors.high_throughput.errors":
+        return error
+    return WorkerLost(str(getattr(error, "worker_id", "of Parsl")), host, 0, f"was lost: {error}")
 
 
 def with_remote_traceback(error: BaseException) -> BaseException:

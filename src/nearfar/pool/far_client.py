@@ -9,7 +9,7 @@
 `InFlightTasks` numbers tasks as they are sent. The numbers outlast sessions and coordinators: a task without
 an answer is submitted *again* in the next session, and still runs only once. The client sends no more than
 keeps the coordinator's workers busy; the other tasks wait here, so that a million tasks are not stored twice.
-`FarClient` holds the sessions (`nearfar.coordinator.client_session`).
+`FarClient` holds the sessions (`nearfar.net.session`).
 
 The thread that waits drives it: `receive` and `tick` take events, `flush` returns the actions, `outcomes`
 holds the ended tasks. It must be driven several times a lease, or the coordinator counts the client as dead.
@@ -24,18 +24,18 @@ from math import inf
 from typing import Any, TypeVar
 
 from nearfar.coordinator import task as failures
-from nearfar.coordinator.client_session import (
-    FAREWELL,
-    LOOSE,
-    ClientSession,
-    Connect,
-    SendMessage,
-    SessionStage,
-)
 from nearfar.coordinator.large_parts import CLIENT, Row, shares
-from nearfar.coordinator.messages import FORMS, PoolFrame, PoolMessage, PoolMessageType
+from nearfar.coordinator.messages import (
+    FAREWELL,
+    FORMS,
+    LOOSE,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+)
 from nearfar.coordinator.remote_client import too_large
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.sessions import client_session
 from nearfar.coordinator.task import Task, TaskOutcome, TaskState
 from nearfar.errors import (
     CoordinatorLost,
@@ -46,6 +46,7 @@ from nearfar.errors import (
     ProtocolError,
 )
 from nearfar.net.resources import EACH
+from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.net.validation import shown
 from nearfar.serialization.pickles.calls import dump_bare
 
@@ -275,7 +276,7 @@ class FarClient:
         """Why no task can run any more."""
         self.workers = 0
         """Workers of the coordinator."""
-        self.calling = ClientSession(CLIENT, name, about, wait, stem)
+        self.calling = client_session(CLIENT, name, about, wait, stem)
         """The session with the coordinator; its `stage` is also this client's."""
         self._join = (eager, [] if initializer is None else [initializer])
         self._pending = InFlightTasks(read_error)
@@ -441,11 +442,11 @@ class FarClient:
                 self._unsent_since = None
             if self._cancels:
                 for number in self._cancels:
-                    self._said = talk.say(now, PoolMessageType.CANCEL, number)
+                    self._said = talk.send(PoolMessage(PoolMessageType.CANCEL, (number,)), now)
                 self._cancels.clear()
             if self._leaving and not self._pending and self._said_bye is None:
                 self._said_bye = now
-                talk.say(now, PoolMessageType.BYE)
+                talk.send(PoolMessage(PoolMessageType.BYE), now)
         elif self._leaving and not self._pending:
             calling.stage = SessionStage.CLOSED
         return calling.flush(now)
@@ -466,20 +467,19 @@ class FarClient:
         return inf if self._said_bye is None else self.calling.silent_since(self._said_bye) + FAREWELL
 
     def _welcome(self, message: PoolMessage, now: float) -> None:
-        facts = self.calling.welcome(message, now)
-        talk = self.calling.open_talk()
-        if facts is None or talk is None:
+        name, facts = message.fields
+        if not self.calling.welcome(name, facts["lease"], now) or (talk := self.calling.open_talk()) is None:
             return
         self.workers = facts["workers"]
         self._pending.largest = facts.get("largest", 0)
         eager, rows = self._join
-        self._said = talk.say(now, PoolMessageType.JOIN, eager, rows=rows)
+        self._said = talk.send(PoolMessage(PoolMessageType.JOIN, (eager,), rows), now)
         self._submit(talk, self._pending.sent(), now, again=True)
         self._cancels = sorted(self._pending.cancels)
 
     # -- to the coordinator ------------------------------------------------------------------------
 
-    def _submit_unsent(self, talk: ReliableChannel, now: float) -> None:
+    def _submit_unsent(self, talk: PoolChannel, now: float) -> None:
         """Submit at once while few messages are unacked; else after `GATHER` seconds, as a batch."""
         pending, workers = self._pending, self.workers
         if not pending.room(workers):
@@ -494,9 +494,9 @@ class FarClient:
         self._unsent_since = None
         self._submit(talk, self._pending.send(self.workers), now, again=False)
 
-    def _submit(self, talk: ReliableChannel, rows: list[Row], now: float, *, again: bool) -> None:
+    def _submit(self, talk: PoolChannel, rows: list[Row], now: float, *, again: bool) -> None:
         for share in shares(rows, FORMS[PoolMessageType.SUBMIT].blob):
-            self._said = talk.say(now, PoolMessageType.SUBMIT, again, rows=share)
+            self._said = talk.send(PoolMessage(PoolMessageType.SUBMIT, (again,), share), now)
 
     # -- from the coordinator ----------------------------------------------------------------------
 

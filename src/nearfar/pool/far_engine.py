@@ -11,7 +11,6 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from nearfar.coordinator.client_session import SendMessage, SessionStage
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.task import Task
 from nearfar.net.addresses import Address
@@ -19,6 +18,7 @@ from nearfar.net.auth import Access
 from nearfar.net.interrupts import safely
 from nearfar.net.process import about_me, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
+from nearfar.net.session import SendMessage, SessionStage
 from nearfar.pool.base_engine import BaseEngine, no_workers, read_initializer_error, travelling_initializer
 from nearfar.pool.call import Call
 from nearfar.pool.codec import pickled, without_pickle

@@ -61,6 +61,8 @@ class Promises:
     """What `put` has returned for survives the death of its producer, without a `flush`."""
     durable: bool = False
     """Items outlive all their processes, and a kill of the server that holds them: it writes them to disk."""
+    survives_power_cut: bool = False
+    """What `put` has returned for outlives a power cut of the server: it was on the disk before."""
 
 
 @dataclass(frozen=True, slots=True)

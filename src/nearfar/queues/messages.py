@@ -27,17 +27,12 @@ sockets, and `ack` is the last number that arrived. Messages that open, keep and
      | <-------------------------------- GRANT |
      | BYE --------------------------------->  |   PART -> the goodbye is counted
      | QUERY ------------------------------->  |   what coordinators are asked: REFUSED
-
-A session has several connections. One of them may be dead while the others work, without notice: behind a
-proxy or a tunnel, not even the kernel detects it. Messages sent again on it do not arrive, and later ones
-wait behind them. `broken` detects such a session, although its peer is still heard; only a new session, with
-new connections, helps.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypedDict
 
 from msgspec import Meta
 
@@ -45,7 +40,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net import frames
 from nearfar.net.addresses import LONGEST_SUFFIX
 from nearfar.net.frames import Lease, Message, Name, Natural, Positive, Process, Protocol, Seconds, Text
-from nearfar.net.reliable import SendWindow
+from nearfar.net.reliable import Frame, ReliableChannel
 from nearfar.net.validation import name
 from nearfar.serialization.item_codec import LARGEST_ITEM
 from nearfar.serialization.shared_ring import REFERENCE, Place
@@ -113,12 +108,8 @@ class QueueMessage(NamedTuple):
     body: bytes | Place | None = None
 
 
-class QueueFrame(NamedTuple):
-    """A message with its number and ack, as sent."""
-
-    number: int
-    ack: int
-    message: QueueMessage
+QueueFrame: TypeAlias = Frame[QueueMessage]
+QueueChannel: TypeAlias = ReliableChannel[QueueMessage]
 
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -344,12 +335,12 @@ def unpack(parts: list[bytes]) -> QueueFrame:
     if len(parts) != 1 + carries:
         raise ProtocolError(f"{kind.name} with {len(parts)} frames")
     if not carries:
-        return QueueFrame(number, ack, QueueMessage(kind, fields))
+        return Frame(number, ack, QueueMessage(kind, fields))
     first, count, other, placed = fields
     body = Place.decode(parts[1]) if placed else parts[1]
     if count != 1 or not 0 < len(body) <= LARGEST_BATCH:
         _check_body(kind, first, count, len(body))
-    return QueueFrame(number, ack, QueueMessage(kind, (first, count, other), body))
+    return Frame(number, ack, QueueMessage(kind, (first, count, other), body))
 
 
 def _check_body(kind: QueueMessageType, first: int, count: int, size: int) -> None:
@@ -372,14 +363,13 @@ NO_COORDINATOR = "this is a queue, and not the coordinator of a pool"
 """The reason that is sent to a peer that asks for the status of a pool."""
 
 _protocol = Protocol(QueueMessageType, _QueueMessage, refusal)
-
-LEASES = 3
-"""Leases without progress after which a session is broken, if little is under way."""
-SLOWEST = 20_000
-"""The lowest expected rate, in bytes per second: large messages get that much more time."""
+_BEAT = QueueMessage(QueueMessageType.BEAT)
 
 
-def broken(line: SendWindow[QueueMessage], lease: float, now: float) -> bool:
-    """True if the peer has acked nothing new for too long. `lease` is in seconds."""
-    stuck = line.stuck(now) - LEASES * lease
-    return stuck >= 0 and stuck >= sum(len(message.body or b"") for _, message in line.unacked()) / SLOWEST
+def open_channel(lease: float, now: float) -> QueueChannel:
+    """The channel of a session. `lease` is in seconds."""
+    return ReliableChannel(lease, now, _BEAT, _weigh)
+
+
+def _weigh(message: QueueMessage) -> int:
+    return len(message.body or b"")

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from nearfar.coordinator.client_session import Connect, SendMessage, SessionStage
 from nearfar.coordinator.connection import CoordinatorConnection
 from nearfar.coordinator.large_parts import Row
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.messages import PoolChannel
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
@@ -23,6 +22,7 @@ from nearfar.net.failures import PAUSE, LoopFailures
 from nearfar.net.memory import Trim
 from nearfar.net.process import Waker, about_me, new_name, new_session_stem, resident
 from nearfar.net.resources import CALLER, make_room
+from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.net.sockets import FAILURES
 from nearfar.net.timers import DelayedWarning
 from nearfar.net.validation import LONGEST_NAME, shown
@@ -106,7 +106,7 @@ class Agent:
         self._patience_due: float | None = None
         self._patience = DelayedWarning()
         self._trim = Trim()
-        self._joined: ReliableChannel | None = None
+        self._joined: PoolChannel | None = None
         """The channel of the session that was last reported to the user."""
         self._late: dict[str, Late] = {}
         self._mishaps = LoopFailures(log, f"the agent {self.name}")

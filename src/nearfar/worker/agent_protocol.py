@@ -7,7 +7,7 @@
                         +----- STRANGER ----+
 
 The agent passes tasks to its workers and their answers back, both undecoded. Its sessions are those of
-`nearfar.coordinator.client_session`; only STRANGER ends one. If the next WELCOME has the same epoch, the
+`nearfar.net.session`; only STRANGER ends one. If the next WELCOME has the same epoch, the
 coordinator counted this agent as dead and reported all running tasks as lost: those workers are killed. If
 the epoch differs, the coordinator was restarted without any state: running tasks go on and are reported to
 it, and so are the answers that were not released yet, since their clients may not have them.
@@ -20,19 +20,21 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, NamedTuple
 
-from nearfar.coordinator.client_session import (
-    FAREWELL,
-    LOOSE,
-    ClientSession,
-    Connect,
-    SendMessage,
-    SessionStage,
-)
 from nearfar.coordinator.large_parts import AGENT, Row, shares, size_of, weight
-from nearfar.coordinator.messages import FORMS, MOST_NAMES, PoolFrame, PoolMessage, PoolMessageType
-from nearfar.coordinator.sessions import ReliableChannel
+from nearfar.coordinator.messages import (
+    FAREWELL,
+    FORMS,
+    LOOSE,
+    MOST_NAMES,
+    PoolChannel,
+    PoolFrame,
+    PoolMessage,
+    PoolMessageType,
+)
+from nearfar.coordinator.sessions import client_session
 from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.errors import ProtocolError
+from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.net.validation import shown
 
 
@@ -144,7 +146,7 @@ class AgentProtocol:
         """The epoch of the last coordinator."""
         self.stale = 0
         """Answers to unknown tasks."""
-        self.calling = ClientSession(AGENT, name, about, wait, stem)
+        self.calling = client_session(AGENT, name, about, wait, stem)
         """The session with the coordinator; its `stage` is also this protocol's (CLOSED: it has ended)."""
         self._records: dict[str, Journal] = {}
         self._ended: list[Journal] = []
@@ -317,8 +319,8 @@ class AgentProtocol:
         return self.calling.lost(now)
 
     def _welcome(self, message: PoolMessage, now: float) -> None:
-        facts = self.calling.welcome(message, now)
-        if facts is None:
+        name, facts = message.fields
+        if not self.calling.welcome(name, facts["lease"], now):
             return
         self._said_leaving = self._said_bye = False
         if facts["epoch"] == self.epoch:
@@ -342,7 +344,7 @@ class AgentProtocol:
                 if record.end is None:
                     self._actions.append(Kill(record.name))
 
-    def _hear(self, talk: ReliableChannel, envelope: PoolFrame, now: float) -> None:
+    def _hear(self, talk: PoolChannel, envelope: PoolFrame, now: float) -> None:
         ready = talk.hear(envelope, now)
         if self._ended:
             self._forget_ended(talk.out.received)
@@ -465,7 +467,7 @@ class AgentProtocol:
         talk = calling.talk
         if calling.stage is not SessionStage.OPEN or talk is None:
             return 0
-        return talk.say(now, kind, *fields, rows=rows)
+        return talk.send(PoolMessage(kind, fields, rows), now)
 
     def _farewell(self) -> float:
         """When it closes although no coordinator answers."""

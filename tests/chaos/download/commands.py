@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.download.plan import LEASE, WAIT, Plan
 from tests.chaos.download.starter import Starter
+from tests.support.ports import free_address
 
 POOL_WAIT = 8.0
 
@@ -31,11 +31,6 @@ class Ended:
     code: int
     out: str
     err: str
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
 def said(running: Running) -> tuple[str, str]:

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from nearfar.cli.exits import Exit
-from tests.chaos.download.commands import Ended, free_address
+from tests.chaos.download.commands import Ended
 from tests.chaos.download.starter import Starter
+from tests.support.ports import free_address
 from tests.support.routes import content
 from tests.support.waiting import eventually
 from tests.support.web import Web

@@ -14,13 +14,13 @@ import pytest
 from tests.chaos.faults.failpoints import Failpoint, Point
 from tests.chaos.faults.faults import chosen_seeds, kinds_of, telling_seeds
 from tests.chaos.faults.hosts import Hosts, missing
-from tests.chaos.faults.places import free_ports
 from tests.chaos.faults.proxied import LISTEN, TARGET, Proxied
 from tests.chaos.faults.starting import enter_network
 from tests.chaos.pool import plan as pools
 from tests.chaos.pool.points import POINTS as OF_POOLS
 from tests.chaos.queue import plan as queues
 from tests.chaos.queue.points import POINTS as OF_QUEUES
+from tests.support.ports import free_port
 
 PATIENCE = 0.3
 """Seconds after which what has not come is not expected any more."""
@@ -145,7 +145,7 @@ def test_a_lossy_machine_loses_a_share(hosts: Hosts, datagrams: Callable[[str, s
 @pytest.fixture
 def port() -> Iterator[int]:
     """The port of an echo server."""
-    (port,) = free_ports(1)
+    port = free_port()
     with socket.create_server((TARGET, port)) as server:
 
         def serve() -> None:

@@ -13,13 +13,14 @@ from nearfar.cli.exits import Exit
 from tests.chaos.faults.faults import either
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.leftovers import leftovers
-from tests.chaos.faults.places import free_ports, spread
+from tests.chaos.faults.places import spread
 from tests.chaos.faults.processes import Part
 from tests.chaos.faults.proxied import LISTEN, TARGET, Proxied
 from tests.chaos.faults.stage import Stage
 from tests.chaos.faults.starter import Starter
 from tests.chaos.pool.check import Check
 from tests.chaos.pool.plan import HOST, Plan
+from tests.support.ports import free_address, free_port
 
 LIMIT = 45.0
 PLACE = "tests.chaos.pool.roles"
@@ -74,11 +75,11 @@ class Run:
                 assert hosts is not None
                 self._binds = self._calls = f"tcp://{hosts.address('a')}:5556"
             case "proxy":
-                (port,) = free_ports(1)
+                port = free_port()
                 self._binds, self._calls = f"tcp://{TARGET}:{port}", f"tcp://{LISTEN}:{port}"
                 return self._stack.enter_context(Proxied([port], self.plan.seed))
             case "tcp":
-                self._binds = self._calls = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+                self._binds = self._calls = free_address()
             case _:
                 self._binds = self._calls = f"ipc://{self._folder}/pool"
         return None

@@ -11,7 +11,7 @@ from typing import Any
 from tests.chaos.faults.faults import LEASE, either
 from tests.chaos.faults.hosts import Hosts
 from tests.chaos.faults.leftovers import leftovers
-from tests.chaos.faults.places import free_ports, spread
+from tests.chaos.faults.places import spread
 from tests.chaos.faults.processes import Part
 from tests.chaos.faults.proxied import LISTEN, TARGET, Proxied
 from tests.chaos.faults.stage import Stage
@@ -19,6 +19,7 @@ from tests.chaos.faults.starter import Starter
 from tests.chaos.queue.check import Check
 from tests.chaos.queue.plan import HOST, Plan
 from tests.chaos.queue.roles import PRODUCER_LOST
+from tests.support.ports import free_address, free_port
 
 LIMIT = 60.0
 PLACE = "tests.chaos.queue.roles"
@@ -48,9 +49,10 @@ class Run:
                 assert hosts is not None
                 self._binds = self._calls = f"tcp://{hosts.address('a')}:5555"
             case "tcp":
-                self._binds = self._calls = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+                self._binds = self._calls = free_address()
             case _:
-                first, *lanes = free_ports(LANES + 1)
+                first = free_port(adjacent=LANES + 1)
+                lanes = [*range(first + 1, first + LANES + 1)]
                 proxy = self._stack.enter_context(Proxied([first, *lanes], plan.seed))
                 self._binds, self._calls = f"tcp://{TARGET}:{first}", f"tcp://{LISTEN}:{first}"
                 self._options["lanes"] = f"{lanes[0]}-{lanes[-1]}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.ports import free_address
 from tests.support.routes import content
 from tests.support.web import Web
 
-FILES = 200
+FILES = 100
 SMALL = [f"/{number}.png" for number in range(FILES)]
 LARGE = b"large " * 500_000
 
@@ -26,18 +26,12 @@ def body(number: int) -> bytes:
     return f"file {number} ".encode() * 1000
 
 
-def free_port() -> int:
-    """A port of loopback at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 class Commands:
     """Programs of one test, in one folder, that meet at one address: of a Redis server, or hosted by one."""
 
     def __init__(self, folder: Path, address: str = "") -> None:
         self.folder = folder
-        self.address = address or f"tcp://127.0.0.1:{free_port()}"
+        self.address = address or free_address()
         self.running: list[subprocess.Popen[str]] = []
 
     def start(self, program: str, *options: str) -> subprocess.Popen[str]:

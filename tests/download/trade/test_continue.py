@@ -30,6 +30,7 @@ from nearfar.download.messages import (
 from nearfar.download.model import Body, Head, Job, Partial, Saved
 from nearfar.download.outgoing import BEAT
 from nearfar.download.producer import TRIES
+from nearfar.download.remote_stores import RemoteStores
 from nearfar.download.store import draft as draft_module
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
@@ -71,7 +72,7 @@ def test_requests_cross_the_wire(request_: Request) -> None:
 
 def test_what_is_begun_crosses_the_wire_beside_what_is_saved() -> None:
     saved = Saved(URL, URL, "a.bin", 1, "0" * 64, None, None, 1.5, 1)
-    answer = AlreadySaved((None, saved, part_of(), part_of()._replace(length=7), None))
+    answer = AlreadySaved((None, saved, None, None), ((2, part_of()), (3, part_of()._replace(length=7))))
     assert decode_answer(through_the_wire(encode_answer(answer))) == answer
 
 
@@ -123,7 +124,7 @@ class Ends:
     def offered(self) -> Partial:
         answer = self.wait_for_answer()
         assert isinstance(answer, AlreadySaved)
-        [partial] = answer.saved
+        [(_, partial)] = answer.begun
         assert isinstance(partial, Partial)
         return partial
 
@@ -164,7 +165,7 @@ def test_parts_that_have_not_the_digest_are_fetched_from_the_start(ends: Ends) -
     ends.live()
     ends.outbox.send(encode(Offer((Job(URL),))))
     assert resume(ends, ends.offered()) == StreamAccepted("a")
-    assert ends.finish("t", f"sha256={'0' * 64}") == StreamLost()
+    assert ends.finish("t", f"sha256={'0' * 64}") == StreamLost(joined=True)
     ends.outbox.send(encode(Offer((Job(URL),))))
     assert ends.wait_for_answer() == AlreadySaved((None,))
 
@@ -326,20 +327,20 @@ def test_a_stop_finishes_a_large_file_that_could_not_be_continued(tmp_path: Path
 
 def test_a_producer_sends_little_and_often_over_a_slow_line(ends: Ends) -> None:
     """Given a server that is slow, I expect its bytes to be durable soon, and a sign of life without any."""
-    from nearfar.download.outgoing import Batcher, RequestQueue
-
-    post = RequestQueue(ends.outbox)
-    batcher = Batcher(post)
-    upload = batcher.upload(Job(URL), HEAD, lambda verdict: None)
+    clock = [0.0]
+    stores = RemoteStores(ends.outbox, clock=lambda: clock[0])
+    upload = stores.upload(Job(URL), HEAD, lambda verdict: None)
     upload.write(b"little")
 
     def sent(now: float) -> list[int]:
         before = len(ends.post.sent)
-        batcher.turn(now)
+        clock[0] = now
+        stores.flush()
         for _ in range(3):
             ends.consumer.turn()
-            post.turn()
-        return [len(message[3]) for message in ends.post.sent[before:] if message[0] == "chunk"]
+            stores.post.turn()
+        requests = map(decode, ends.post.sent[before:])
+        return [len(request_.data) for request_ in requests if isinstance(request_, StreamChunk)]
 
     assert sent(0.0) == sent(BEAT / 2) == []
     assert sent(BEAT / 2 + BEAT) == [6]

@@ -18,14 +18,14 @@ from nearfar.download.messages import (
     Open,
     StreamAccepted,
     StreamChunk,
-    StreamLost,
     Verdicts,
+    decode,
     decode_answer,
     encode,
 )
-from nearfar.download.model import Body, Failure, Head, Job, Reason
-from nearfar.download.outgoing import Batcher, RequestQueue
-from nearfar.download.producer import LONELY, Producer, TransferSink
+from nearfar.download.model import Body, Failure, Head, Job, Reason, Saved, StreamLost
+from nearfar.download.producer import Producer, TransferSink
+from nearfar.download.remote_stores import LONELY, RemoteStores
 from nearfar.download.store.store import Store
 from tests.download.trade.world import ListDesk
 from tests.support import transport
@@ -62,6 +62,17 @@ class Ends:
         return [decode_answer(value) for _, value in self.outbox.answers()]
 
 
+class Ended(Producer):
+    """A producer without jobs, which notes how its files end."""
+
+    def __init__(self, stores: RemoteStores) -> None:
+        super().__init__(ListDesk([]), FakeFetcher({}, meanwhile=lambda: None), stores)
+        self.said: list[object] = []
+
+    def ended(self, sink: TransferSink, verdict: Saved | Failure | StreamLost) -> None:
+        self.said.append(verdict)
+
+
 @pytest.fixture
 def ends(tmp_path: Path) -> Iterator[Ends]:
     ends = Ends(tmp_path)
@@ -70,8 +81,8 @@ def ends(tmp_path: Path) -> Iterator[Ends]:
 
 
 def test_a_paused_passage_keeps_nothing_back_that_could_make_room(ends: Ends) -> None:
-    post = RequestQueue(ends.outbox, room=7 * len(PIECE))
-    transfer_sink = TransferSink(1, JOB, Batcher(post), lambda transfer_sink, verdict: None)
+    stores = RemoteStores(ends.outbox, room=7 * len(PIECE))
+    post, transfer_sink = stores.post, TransferSink(1, JOB, Ended(stores))
     transfer_sink.begin(HEAD)
     pieces = 0
     while transfer_sink.chunk(PIECE):
@@ -86,10 +97,9 @@ def test_a_paused_passage_keeps_nothing_back_that_could_make_room(ends: Ends) ->
 
 
 def test_a_failed_passage_gives_back_all_it_held(ends: Ends) -> None:
-    post = RequestQueue(ends.outbox)
-    batcher = Batcher(post)
-    said: list[object] = []
-    transfer_sink = TransferSink(1, JOB, batcher, lambda transfer_sink, verdict: said.append(verdict))
+    stores = RemoteStores(ends.outbox)
+    post, producer = stores.post, Ended(stores)
+    transfer_sink = TransferSink(1, JOB, producer)
     transfer_sink.begin(HEAD)
     for _ in range(8):
         transfer_sink.chunk(PIECE)
@@ -98,8 +108,8 @@ def test_a_failed_passage_gives_back_all_it_held(ends: Ends) -> None:
     for _ in range(3):
         ends.turns()
         post.turn()
-    assert (post.held, batcher.gathered) == (0, 0)
-    assert said == [Failure(Reason.TRUNCATED, "half came")]
+    assert (post.held, producer.gathered) == (0, 0)
+    assert producer.said == [Failure(Reason.TRUNCATED, "half came")]
     assert not ends.consumer.in_hand, "the consumer was told"
 
 
@@ -114,9 +124,9 @@ def test_a_stopped_consumer_finishes_its_stream_and_keeps_back_the_rest(ends: En
     assert isinstance(answer, Verdicts)
     ends.consumer.run()
     ends.post.kill("a")
-    assert [(envelope.message[0], envelope.attempt) for envelope in ends.post.waiting] == [
-        ("files", 2),
-        ("open", 2),
+    assert [(type(decode(envelope.message)), envelope.attempt) for envelope in ends.post.waiting] == [
+        (Files, 2),
+        (Open, 2),
     ]
 
 
@@ -158,7 +168,7 @@ def test_a_producer_that_nobody_joins_says_so_once(caplog: pytest.LogCaptureFixt
     now = [0.0]
     fetcher = FakeFetcher({}, meanwhile=lambda: None)
     outbox = transport.Outbox(transport.Post())
-    producer = Producer(ListDesk([JOB]), fetcher, outbox, clock=lambda: now[0])
+    producer = Producer(ListDesk([JOB]), fetcher, RemoteStores(outbox, clock=lambda: now[0]))
     for now[0] in (0.0, LONELY, LONELY + 1):
         assert producer.turn()
     assert [record.getMessage() for record in caplog.records] == [

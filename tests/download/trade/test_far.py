@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli.exits import Exit
-from tests.download.trade.commands import ALL, FILES, Commands, ended, free_port, saved_in, serve
+from tests.download.trade.commands import ALL, FILES, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.saved_at_kills import SavedAtKills, saved_names
 from tests.support import redis_server
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -35,11 +36,11 @@ def commands(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Command
 
 def test_two_commands_save_everything_and_again_fetch_nothing(web: Web, commands: Commands) -> None:
     host, producer = commands.host("-o", "a"), commands.produce(web)
-    assert ended(producer) == (Exit.OK, "201 urls: 201 saved, 0 already there, 0 failed")
+    assert ended(producer) == (Exit.OK, "101 urls: 101 saved, 0 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
     host, producer = commands.host("-o", "a"), commands.produce(web)
-    assert ended(producer) == (Exit.OK, "201 urls: 0 saved, 201 already there, 0 failed")
+    assert ended(producer) == (Exit.OK, "101 urls: 0 saved, 101 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
     assert len(web.log) == len(ALL)
 
@@ -51,7 +52,7 @@ def test_a_killed_consumer_costs_no_file(web: Web, commands: Commands) -> None:
     assert gate.reached.wait(30)
     other.kill()
     gate.open()
-    assert ended(producer) == (Exit.OK, "201 urls: 201 saved, 0 already there, 0 failed")
+    assert ended(producer) == (Exit.OK, "101 urls: 101 saved, 0 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
 
@@ -66,7 +67,7 @@ def test_a_stopped_consumer_leaves_its_work_to_another(web: Web, commands: Comma
     other.send_signal(signal.SIGTERM)
     assert ended(other)[0] == Exit.TERMINATED
     gate.open()
-    assert ended(producer) == (Exit.OK, "201 urls: 201 saved, 0 already there, 0 failed")
+    assert ended(producer) == (Exit.OK, "101 urls: 101 saved, 0 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") | saved_in(commands.folder / "b") == ALL
     assert len(web.log) == len(ALL)
@@ -104,7 +105,7 @@ def test_after_both_commands_were_killed_the_same_ones_go_on(web: Web, commands:
     host, producer = commands.host("-o", "a"), commands.produce(web)
     code, said = ended(producer)
     assert code == Exit.OK
-    assert said.startswith("201 urls: ")
+    assert said.startswith("101 urls: ")
     assert ended(host)[0] == Exit.OK
     assert saved_in(commands.folder / "a") == ALL
     assert moments.fetched_again() == []

@@ -12,13 +12,13 @@ from nearfar.cli.exits import Exit
 from tests.download.trade.commands import ALL, Commands, ended, saved_in, serve
 from tests.download.trade.gate import Gate
 from tests.download.trade.saved_at_kills import SavedAtKills
-from tests.pool.places import free_port
 from tests.support import dask_cluster
+from tests.support.ports import free_address
 from tests.support.web import Web
 
 pytestmark = [dask_cluster.needed, pytest.mark.slow, pytest.mark.timeout(180)]
 
-SAVED = "201 urls: 201 saved, 0 already there, 0 failed"
+SAVED = "101 urls: 101 saved, 0 already there, 0 failed"
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def cluster() -> Iterator[dask_cluster.Cluster]:
 def test_everything_is_saved_and_again_nothing_is_fetched(
     web: Web, commands: Commands, cluster: dask_cluster.Cluster
 ) -> None:
-    for said in (SAVED, "201 urls: 0 saved, 201 already there, 0 failed"):
+    for said in (SAVED, "101 urls: 0 saved, 101 already there, 0 failed"):
         host, producer = commands.host("-o", "a"), commands.produce(web, "--pool", cluster.address)
         assert ended(producer) == (Exit.OK, said)
         assert ended(host)[0] == Exit.OK
@@ -92,7 +92,7 @@ def test_an_interrupted_producer_goes_on_when_run_again(
 
 
 def test_a_scheduler_that_is_away_is_said_in_a_sentence(web: Web, commands: Commands) -> None:
-    producer = commands.produce(web, "--pool", free_port().replace("tcp", "dask"), "--wait", "1")
+    producer = commands.produce(web, "--pool", free_address().replace("tcp", "dask"), "--wait", "1")
     _, err = producer.communicate(timeout=40)
     assert (producer.returncode, "Traceback" in err) == (Exit.LOST, False)
     assert "no Dask scheduler answers at dask://127.0.0.1:" in err

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nearfar.download import pooled
+from nearfar.download import pooled, remote_stores
 from nearfar.download import pooled as share
 from nearfar.download.account import Account, Ended, Failures, InputJobs
 from nearfar.download.fetch.options import FetchOptions
@@ -210,7 +210,7 @@ def test_a_stop_takes_back_what_no_worker_has_begun(tell: Callable[..., Story]) 
 def test_nothing_is_handed_out_before_a_consumer_is_there(
     tell: Callable[..., Story], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pooled, "LONELY", 0.0)
+    monkeypatch.setattr(remote_stores, "LONELY", 0.0)
     monkeypatch.setattr(pooled, "LONGEST_WAIT", 0.01)
     story = tell(10)
     story.post.kill("consumer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,14 +22,13 @@ from nearfar.download.messages import (
     Request,
     StreamAccepted,
     StreamChunk,
-    StreamLost,
     Verdicts,
     decode,
     decode_answer,
     encode,
     encode_answer,
 )
-from nearfar.download.model import Body, Checksum, Failure, Head, Job, Reason, Saved
+from nearfar.download.model import Body, Checksum, Failure, Head, Job, Partial, Reason, Saved, StreamLost
 from nearfar.errors import ProtocolError
 from tests.support.transport import through_the_wire
 
@@ -60,6 +60,9 @@ SAVED = st.builds(
     time=st.floats(0, 2e9),
     attempts=SIZES,
 )
+PARTIALS = st.builds(
+    Partial, st.text(), st.text(), SIZES, st.none() | SIZES, st.text(), st.text(), st.binary(), st.binary()
+)
 FAILURES = st.builds(Failure, st.sampled_from(Reason), st.text())
 
 
@@ -76,11 +79,11 @@ REQUESTS: st.SearchStrategy[Request] = st.one_of(
     st.builds(Abandon, st.text()),
 )
 ANSWERS: st.SearchStrategy[Answer] = st.one_of(
-    st.builds(AlreadySaved, tuples(st.none() | SAVED)),
-    st.builds(Verdicts, tuples(SAVED | FAILURES)),
+    st.builds(AlreadySaved, tuples(st.none() | SAVED), tuples(st.tuples(st.integers(0, 9), PARTIALS))),
+    st.builds(Verdicts.of, tuples(SAVED | FAILURES)),
     st.builds(StreamAccepted, st.text()),
     st.just(ChunkAck()),
-    st.just(StreamLost()),
+    st.builds(StreamLost, st.booleans()),
     FAILURES,
 )
 NOISE = st.recursive(
@@ -100,25 +103,57 @@ def test_an_answer_arrives_as_it_was_sent(answer: Answer) -> None:
     assert decode_answer(through_the_wire(encode_answer(answer))) == answer
 
 
-@given(st.sampled_from(["offer", "files", "open", "chunk", "finish", "abandon", ""]), tuples(NOISE))
-def test_noise_for_a_request_is_refused_or_read_but_breaks_nothing(word: str, rest: tuple[Any, ...]) -> None:
-    for message in ((word, *rest), rest):
-        try:
-            decode(message)
-        except ProtocolError as error:
-            assert str(error)
+def forms(word: str, rest: tuple[Any, ...]) -> list[Any]:
+    """Packed and unpacked, with the word of a message and without."""
+    return [form for fields in ((word, *rest), rest) for form in (fields, msgpack.packb(fields))]
+
+
+@given(
+    st.sampled_from(["offer", "files", "open", "chunk", "finish", "abandon", ""]),
+    tuples(NOISE),
+    tuples(st.binary(max_size=8) | NOISE),
+)
+def test_noise_for_a_request_is_refused_or_read_but_breaks_nothing(
+    word: str, rest: tuple[Any, ...], bodies: tuple[Any, ...]
+) -> None:
+    for packed in forms(word, rest):
+        for message in ((packed, *bodies), (packed,), packed):
+            try:
+                decode(message)
+            except ProtocolError as error:
+                assert str(error)
 
 
 @given(st.sampled_from(["known", "verdicts", "taken", "failed", "written", "lost"]), tuples(NOISE))
 def test_noise_for_an_answer_is_refused_or_read_but_breaks_nothing(word: str, rest: tuple[Any, ...]) -> None:
-    for value in ((word, *rest), rest):
+    for value in forms(word, rest):
         try:
             decode_answer(value)
         except ProtocolError as error:
             assert str(error)
 
 
-@pytest.mark.parametrize("message", [None, (), 5, "offer", (5,), ("chunk", "s", "0", b""), ("finish",)])
+def test_a_message_whose_bodies_do_not_fit_its_fields_is_refused() -> None:
+    job, head, body = Job("http://h/1"), Head("http://h/1", 200), Body(1, None)
+    [packed, data] = encode(Files((File(job, head, body, b"x"),)))
+    [chunk, _] = encode(StreamChunk("s", 0, b"x"))
+    [abandon] = encode(Abandon("s"))
+    for message in (
+        [packed],
+        [packed, data, data],
+        [packed, "x"],
+        [chunk],
+        [chunk, data, data],
+        [abandon, data],
+    ):
+        with pytest.raises(ProtocolError):
+            decode(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [None, (), 5, "offer", (5,), (("chunk", "s", "0"), b""), (("chunk", "s", 0, 1), b""), (("finish",),)],
+)
 def test_what_follows_no_rule_is_refused(message: object) -> None:
     with pytest.raises(ProtocolError):
         decode(message)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nearfar.download.consumer import Consumer
+from nearfar.download.messages import Files, StreamChunk, decode
 from nearfar.download.model import Checksum, Job, Reason
 from nearfar.download.producer import TRIES
 from nearfar.download.store.draft import Draft
@@ -40,7 +41,7 @@ def test_small_files_share_messages(make_world: Make, tmp_path: Path) -> None:
     world = make_world(SMALL)
     world.consumer("a", tmp_path)
     world.fetch(*SMALL, at_once=64)
-    assert sum(message[0] == "files" for message in world.post.sent) <= len(SMALL) / 16
+    assert sum(isinstance(decode(message), Files) for message in world.post.sent) <= len(SMALL) / 16
 
 
 def test_the_same_command_again_fetches_nothing_though_each_consumer_has_some(
@@ -144,7 +145,7 @@ def test_a_large_file_that_kills_every_consumer_fails_in_the_end(make_world: Mak
     def die() -> bool:
         """The consumer that has a chunk of the file dies; another takes its place."""
         (name,) = world.consumers
-        if world.post.sent[-1][0] == "chunk":
+        if isinstance(decode(world.post.sent[-1]), StreamChunk):
             world.kill(name)
             world.consumer(next(names), tmp_path)
         return False
@@ -256,7 +257,7 @@ def test_a_stopped_consumer_finishes_its_stream_and_leaves_the_rest_to_others(
     world.consumer("a", tmp_path / "a")
 
     def stop() -> bool:
-        if not any(message[0] == "chunk" for message in world.post.sent):
+        if not any(isinstance(decode(message), StreamChunk) for message in world.post.sent):
             return False
         leaving = world.consumers.pop("a")
         leaving.stop()

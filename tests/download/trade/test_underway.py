@@ -15,6 +15,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from nearfar.download.model import Job, Underway
 from nearfar.download.producer import Producer
+from nearfar.download.remote_stores import RemoteStores
 from tests.download.trade.commands import Commands
 from tests.download.trade.world import ListDesk, World
 from tests.support import transport
@@ -126,10 +127,10 @@ def test_a_consumer_counts_the_files_that_come_in(make_world: Callable[..., Worl
 def test_a_producer_says_who_is_waited_for() -> None:
     job_source = ListDesk([])
     fetcher = FakeFetcher({}, meanwhile=lambda: None)
-    Producer(job_source, fetcher, transport.Outbox(transport.Post()))
+    Producer(job_source, fetcher, RemoteStores(transport.Outbox(transport.Post())))
     assert job_source.underway() == Underway(0, 0.0, "")
     job_source = ListDesk([Job("http://h/a")])
-    producer = Producer(job_source, fetcher, transport.Outbox(transport.Post()))
+    producer = Producer(job_source, fetcher, RemoteStores(transport.Outbox(transport.Post())))
     producer.turn()
     assert job_source.underway().waits_for == "consumer", "nobody has said what it has already"
 

@@ -10,6 +10,7 @@ from nearfar.download.account import Account, Ended, Summary
 from nearfar.download.consumer import Consumer
 from nearfar.download.model import Failure, Job, Report, Underway
 from nearfar.download.producer import Producer
+from nearfar.download.remote_stores import RemoteStores
 from nearfar.download.store.store import Store
 from tests.support.fetcher import FakeFetcher
 from tests.support.transport import Inbox, Outbox, Post
@@ -78,14 +79,17 @@ class World:
             consumer.turn()
         self.events = [event for event in self.events if not event()]
 
-    def fetch(self, *jobs: Job | str, at_once: int = 4) -> Summary:
+    def fetch(self, *jobs: Job | str, at_once: int = 4, refresh: bool = False) -> Summary:
         job_source = self.job_source = ListDesk([Job(job) if isinstance(job, str) else job for job in jobs])
-        self.producer = Producer(job_source, self.fetcher, Outbox(self.post), jobs=at_once, clock=self.clock)
+        stores = RemoteStores(Outbox(self.post), clock=self.clock)
+        self.producer = Producer(
+            job_source, self.fetcher, stores, jobs=at_once, refresh=refresh, clock=self.clock
+        )
         self.producer.run()
         while self.post.waiting or self.post.answered:
             self.step()
             self.producer.turn()
-        assert self.producer.on_way == 0
+        assert stores.post.held == 0
         return job_source.account.summary()
 
     def close(self) -> None:

@@ -174,12 +174,31 @@ def guarded() -> Iterator[redis_server.Server]:
     rights = re.search(r"^ACL SETUSER (pictures .*)$", page, re.MULTILINE)
     assert rights is not None
     user = rights[1].replace(">PASSWORD", f">{SECRET}").split()
-    with redis_server.running("--requirepass", "other") as server:
-        import redis
-
-        with closing(redis.Redis(port=server.port, password="other")) as admin:
+    with redis_server.running("--requirepass", "other", *redis_server.DURABLE) as server:
+        with administrator(server) as admin:
             admin.execute_command("ACL", "SETUSER", *user)
         yield server
+
+
+def administrator(server: redis_server.Server) -> Any:
+    """A connection that may change the rights of users."""
+    import redis
+
+    return closing(redis.Redis(port=server.port, password="other"))
+
+
+def test_what_a_user_may_not_ask_is_not_promised(
+    guarded: redis_server.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEARFAR_REDIS_PASSWORD", SECRET)
+    with (
+        administrator(guarded) as admin,
+        Queue(2, f"redis://pictures@127.0.0.1:{guarded.port}/0/pictures", lease=LEASE) as queue,
+    ):
+        admin.execute_command("ACL", "SETUSER", "pictures", "-config|get")
+        assert queue.promises().durable and not queue.promises().survives_power_cut
+        admin.execute_command("ACL", "SETUSER", "pictures", "-info")
+        assert not queue.promises().durable
 
 
 def test_a_user_with_the_documented_rights_can_do_everything(
@@ -196,7 +215,7 @@ def test_a_user_with_the_documented_rights_can_do_everything(
             assert queue.get(timeout=LIMIT) == "a"
             assert (queue.qsize(), queue.full(), queue.dead_letters()) == (0, False, [])
             assert outcome(queue.get, True, 0.01) == "Empty"
-            queue.promises()
+            assert queue.promises().durable and queue.promises().survives_power_cut
         queue.shutdown(immediate=True)
         queue.delete()  # type: ignore[attr-defined]
 

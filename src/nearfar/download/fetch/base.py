@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason
+from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, Reason, Saved
 from nearfar.download.urls import one_line
 from nearfar.queues.limits import Claim, Grant
 
@@ -23,7 +23,7 @@ __all__ = [
 class Sink(Protocol):
     """Receives one transfer. Calls come from the thread that calls `Fetcher.poll`, in this order::
 
-    begin (chunk* | restart begin)* (done | failed)      or      failed
+    begin (chunk* | restart begin)* (done | failed | unchanged)      or      failed | unchanged
 
     A transfer that continues a partial file starts after its bytes, without the first ``begin``.
     """
@@ -45,6 +45,9 @@ class Sink(Protocol):
 
     def failed(self, failure: Failure) -> None:
         """The transfer failed. Bytes given before are void."""
+
+    def unchanged(self) -> None:
+        """The server has no other version of the saved file. Bytes given before are void."""
 
 
 class HostLimits(Protocol):
@@ -78,11 +81,12 @@ class Fetcher(Protocol):
     def share(self, limits: HostLimits) -> None:
         """From now until `cancel` or `close`, share the limits per host with others. Call it before `add`."""
 
-    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None, saved: Saved | None = None) -> None:
         """Start a transfer, or queue it behind a per-host limit or a parked host.
 
         `partial`: what the sink has of the file already. If the server does not confirm that it is the
-        beginning of the same version, the sink is told to `restart`.
+        beginning of the same version, the sink is told to `restart`. `saved`: the file that is saved
+        already, to be fetched only if the server has another version.
         """
 
     def resume(self, sink: Sink) -> None:

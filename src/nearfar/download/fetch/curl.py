@@ -23,7 +23,7 @@ from nearfar.download.fetch.request import RequestFields
 from nearfar.download.fetch.schedule import Schedule
 from nearfar.download.fetch.shared_hosts import OwnLimits, SharedHosts
 from nearfar.download.fetch.transfer import ANSWERED, Step, Throttle, Transfer, backoff, park
-from nearfar.download.model import HostNow, Job, Partial, Reason
+from nearfar.download.model import HostNow, Job, Partial, Reason, Saved
 from nearfar.download.redact import redact_url
 from nearfar.download.urls import UrlError
 
@@ -97,10 +97,10 @@ class CurlFetcher:
     def in_flight(self) -> int:
         return self._in_flight
 
-    def add(self, job: Job, sink: Sink, partial: Partial | None = None) -> None:
+    def add(self, job: Job, sink: Sink, partial: Partial | None = None, saved: Saved | None = None) -> None:
         self._in_flight += 1
         try:
-            transfer = Transfer(job, sink, self._options, self._fields, partial)
+            transfer = Transfer(job, sink, self._options, self._fields, partial, saved)
         except UrlError as error:
             self._refused.append((sink, Trouble(Reason.REJECTED, str(error))))
             return

@@ -15,6 +15,7 @@ from nearfar.download.fetch.content import ACCEPTED
 from nearfar.download.fetch.credentials import GivenCookie
 from nearfar.download.fetch.headers import http_date
 from nearfar.download.fetch.options import FetchOptions
+from nearfar.download.model import Saved
 from nearfar.download.patterns import compile_lazily
 from nearfar.download.urls import Url, UrlError, ascii_host
 
@@ -25,6 +26,7 @@ __all__ = [
     "exceptions_in_ascii",
     "proxies_in_ascii",
     "resume",
+    "unless_changed",
     "with_cookie",
     "with_userinfo",
 ]
@@ -55,6 +57,8 @@ class RequestFields:
         self.foreign = [_line(name, value) for name, value in fields if name.lower() in HARMLESS]
         """For an origin reached by a redirect."""
         self._own_login = "authorization" in named
+        self.conditional = not named.isdisjoint(("if-none-match", "if-modified-since"))
+        """A user's own fields make each request conditional."""
 
     def login(self, url: Url, *, own_origin: bool) -> tuple[str, str] | None:
         """The user name and password for `url`. `own_origin`: it has the origin of the listed URL, where a
@@ -84,6 +88,20 @@ def with_cookie(lines: list[bytes], cookie: str) -> list[bytes]:
 def resume(start: int, validator: str) -> list[bytes]:
     """The lines that request the bytes from `start`, if the file still has this `validator`."""
     return [b"Range: bytes=%d-" % start, _line("If-Range", validator)]
+
+
+def unless_changed(saved: Saved, *, by_date: bool) -> list[bytes]:
+    """The lines that request a file only if there is another version than the `saved` one (RFC 9110, 13.1);
+    none if its server sent no validator. `by_date`: a date may tell, too."""
+    lines = []
+    if saved.etag and ENTITY_TAG.fullmatch(saved.etag):
+        lines.append(_line("If-None-Match", saved.etag))
+    if by_date and saved.modified and http_date(saved.modified) is not None:
+        lines.append(_line("If-Modified-Since", saved.modified))
+    return lines
+
+
+ENTITY_TAG = compile_lazily(r'(W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 def _line(name: str, value: str) -> bytes:

@@ -20,9 +20,16 @@ from nearfar.download.fetch.base import Sink, Trouble, from_status, unreadable
 from nearfar.download.fetch.content import Content, ContentError, OtherBytesError, coding, codings, too_large
 from nearfar.download.fetch.headers import Answer, ContentRange, suggested_name
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.download.fetch.request import Cookies, RequestFields, resume, with_cookie, with_userinfo
-from nearfar.download.model import Body, Head, Job, Partial, Reason
-from nearfar.download.redact import redact_url
+from nearfar.download.fetch.request import (
+    Cookies,
+    RequestFields,
+    resume,
+    unless_changed,
+    with_cookie,
+    with_userinfo,
+)
+from nearfar.download.model import Body, Head, Job, Partial, Reason, Saved
+from nearfar.download.redact import redact_url, written
 from nearfar.download.store.names import GENERIC, LOOK, is_page, kind_of, looks_like_page, matches, promised
 from nearfar.download.urls import Url, UrlError, join_url, parse_url
 
@@ -203,6 +210,10 @@ class Transfer:
     """The present response starts the file from its first byte."""
     _checks: str | None = None
     """See `Body.checks`."""
+    _conditional = False
+    """The present request asks only for another version than the saved one."""
+    _unchanged = False
+    """The server has no other version."""
 
     def __init__(
         self,
@@ -211,9 +222,12 @@ class Transfer:
         options: FetchOptions,
         fields: RequestFields,
         partial: Partial | None = None,
+        saved: Saved | None = None,
     ) -> None:
-        """`partial`: the bytes that the sink has."""
+        """`partial`: the bytes that the sink has. `saved`: the file of an earlier transfer, fetched only
+        if it has changed."""
         self._partial = partial
+        self._saved = saved
         self.job = job
         self.sink = sink
         self.start = self.url = url = parse_url(job.url)
@@ -244,7 +258,18 @@ class Transfer:
             self._ranged = True
             self._asked = content.go_on()
             lines = [*lines, *resume(self._asked, self._validator)]
+        if self._saved is not None:
+            lines = self._unless_changed(self._saved, lines)
         return lines
+
+    def _unless_changed(self, saved: Saved, lines: list[bytes]) -> list[bytes]:
+        """Ask for another version than the saved one, at the URL that sent its validators."""
+        condition, text = list[bytes](), self.url.text
+        if not (self._ranged or self._fields.conditional) and (said := written(text)) == saved.final_url:
+            # With its secrets masked, it may be the URL of another file, which a date does not show.
+            condition = unless_changed(saved, by_date=said == text)
+        self._conditional = bool(condition)
+        return [*lines, *condition] if condition else lines
 
     def _take_up(self, partial: Partial) -> None:
         """Continue a partial file as if its bytes had come in this transfer."""
@@ -330,6 +355,9 @@ class Transfer:
             self.url, self._target = self._target, None
             return Step.FOLLOW
         self.trouble = self.trouble or trouble or self._fault()
+        if self.trouble is None and self._unchanged:
+            self.sink.unchanged()
+            return Step.ENDED
         if self.trouble is None:
             assert self._content is not None, "an answer without a body's head is a trouble"
             if self._looked:
@@ -369,6 +397,7 @@ class Transfer:
         self.fresh = self.trouble is not None and self.trouble.reason not in ANSWERED
         self.url, self._userinfo = self.start, self.start.userinfo
         self.trouble = self._target = self._cookies = None
+        self._unchanged = False
         self._hops = 0
         self._own_origin = True
 
@@ -385,6 +414,8 @@ class Transfer:
             self._redirect(answer, now)
         elif status == 416 and self._ranged:
             return self._beyond(answer)
+        elif status == 304 and self._conditional:
+            self._unchanged = True
         else:
             wait = headers.retry_after(fields.get("retry-after"), now)
             self.trouble = from_status(status, answer.phrase, wait)

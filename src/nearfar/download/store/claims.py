@@ -110,6 +110,9 @@ class Claims:
         there = self.size(entry)
         untouched = there == entry.size and self.same(entry)
         if untouched and entry.sha256 == draft.sha256:
+            new = _entry(draft, entry.parts, entry.fold, now)
+            if (new.etag, new.modified) != (entry.etag, entry.modified):
+                self._manifest.renew(new)
             return entry.saved
         if entry.fold in draft.tried and not untouched:
             return None
@@ -209,8 +212,9 @@ def _entry(draft: Draft, parts: tuple[str, ...], folded: str, now: float) -> Man
         draft.label if parts is draft.parts else "/".join(parts),
         body.size,
         draft.sha256,
-        head.type if head.type is None or head.type.isprintable() else readable(head.type),
-        head.etag if head.etag is None or head.etag.isprintable() else readable(head.etag),
+        head.type and readable(head.type),
+        head.etag and readable(head.etag),
         now,
         body.attempts,
+        head.modified and readable(head.modified),
     )

@@ -33,12 +33,13 @@ _AT_ONCE = 500
 _VERSION = 1
 _COLUMNS = """fold TEXT NOT NULL, key BLOB NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
     final_url TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, type TEXT, etag TEXT,
-    time REAL NOT NULL, attempts INTEGER NOT NULL"""
+    time REAL NOT NULL, attempts INTEGER NOT NULL, modified TEXT"""
 _SCHEMA = f"""
     CREATE TABLE IF NOT EXISTS store (id TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, {_COLUMNS}, UNIQUE (fold));
     CREATE INDEX IF NOT EXISTS files_by_key ON files (key);
     CREATE TABLE IF NOT EXISTS intents ({_COLUMNS}, owner TEXT NOT NULL, PRIMARY KEY (fold)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS replaced ({_COLUMNS}, replaced REAL NOT NULL);
     CREATE TABLE IF NOT EXISTS partials (file TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL,
         key BLOB NOT NULL, named INTEGER NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
         final_url TEXT NOT NULL, type TEXT, etag TEXT, modified TEXT, length INTEGER, validator TEXT NOT NULL,
@@ -51,8 +52,8 @@ PARTIAL_FIELDS = (
     *("file", "owner", "key", "named", "name", "url", "final_url", "type", "etag", "modified"),
     *("length", "validator", "source", "size", "sha256", "synced", "synced_sha256", "boot", "time"),
 )
-"""The columns of a partial file, see `partials.PartialRow`. A manifest of an earlier nearfar gets the table
-when it is opened; an earlier nearfar ignores it, and removes the partial files."""
+"""The columns of a partial file, see `partials.PartialRow`. A manifest of an earlier nearfar gets the tables
+and columns that it lacks when it is opened; an earlier one ignores them, and removes the partial files."""
 
 
 class ManifestEntry(NamedTuple):
@@ -72,6 +73,7 @@ class ManifestEntry(NamedTuple):
     etag: str | None
     time: float
     attempts: int
+    modified: str | None = None
 
     @property
     def saved(self) -> Saved:
@@ -117,6 +119,9 @@ class Manifest:
         version = check_version(self._db)
         for statement in _SCHEMA.split(";"):
             self._db.execute(statement)
+        for table in ("files", "intents"):
+            if not _has_modified(self._db, table):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN modified TEXT")
         if version == 0:
             self._db.execute("INSERT INTO store VALUES (?)", (os.urandom(16).hex(),))
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
@@ -210,7 +215,14 @@ class Manifest:
         self._db.executemany("DELETE FROM intents WHERE fold = ?", ((fold,) for fold in folds))
 
     def promote(self, owner: str) -> None:
-        """Turn every intent of `owner` into a saved file, in place of any with the same name."""
+        """Turn every intent of `owner` into a saved file, in place of any with the same name. The record of
+        an earlier version of the same file is kept in the table ``replaced``."""
+        fields = ", ".join(f"files.{name}" for name in ManifestEntry._fields)
+        self._db.execute(
+            f"INSERT INTO replaced ({_FIELDS}, replaced) SELECT {fields}, intents.time"
+            " FROM intents JOIN files USING (fold, key) WHERE owner = ?",
+            (owner,),
+        )
         self._db.execute(
             f"INSERT OR REPLACE INTO files ({_FIELDS}) SELECT {_FIELDS} FROM intents WHERE owner = ?",
             (owner,),
@@ -218,8 +230,20 @@ class Manifest:
         self._db.execute("DELETE FROM intents WHERE owner = ?", (owner,))
 
     def add(self, entry: ManifestEntry) -> None:
-        """Record a saved file, in place of any with the same name."""
+        """Record a saved file, in place of any with the same name; an earlier record is kept as by
+        `promote`."""
+        self._db.execute(
+            f"INSERT INTO replaced ({_FIELDS}, replaced) SELECT {_FIELDS}, ? FROM files"
+            " WHERE fold = ? AND key = ?",
+            (entry.time, entry.fold, entry.key),
+        )
         self._db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
+
+    def renew(self, entry: ManifestEntry) -> None:
+        """Record new validators of a saved file."""
+        self._db.execute(
+            "UPDATE files SET etag = ?, modified = ? WHERE fold = ?", (entry.etag, entry.modified, entry.fold)
+        )
 
     def forget(self, fold: str) -> None:
         """Drop the saved file with this name."""
@@ -288,7 +312,7 @@ class Manifest:
 
 def read_by_key(db: sqlite3.Connection, key: bytes) -> list[ManifestEntry]:
     """The files saved from one URL, oldest first."""
-    found = db.execute(f"SELECT {_FIELDS} FROM files WHERE key = ? ORDER BY number", (key,))
+    found = db.execute(f"SELECT {_fields_of(db)} FROM files WHERE key = ? ORDER BY number", (key,))
     return list(map(ManifestEntry._make, found))
 
 
@@ -315,8 +339,17 @@ def check_version(db: sqlite3.Connection) -> int:
 
 def read_rows(db: sqlite3.Connection) -> Iterator[Saved]:
     """Every saved file of a manifest, in the order they were saved. Raises `sqlite3.Error`."""
-    for row in db.execute(f"SELECT {_FIELDS} FROM files ORDER BY number"):
+    for row in db.execute(f"SELECT {_fields_of(db)} FROM files ORDER BY number"):
         yield ManifestEntry._make(row).saved
+
+
+def _fields_of(db: sqlite3.Connection) -> str:
+    """The columns of a manifest that is only read: one of an earlier nearfar has no times of modification."""
+    return _FIELDS if _has_modified(db, "files") else _FIELDS.replace("modified", "NULL")
+
+
+def _has_modified(db: sqlite3.Connection, table: str) -> bool:
+    return any(column[1] == "modified" for column in db.execute(f"PRAGMA table_info({table})"))
 
 
 def read_partials(db: sqlite3.Connection) -> list[tuple[Any, ...]]:

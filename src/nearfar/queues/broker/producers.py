@@ -75,12 +75,14 @@ class ProducerSide:
         self.needy.pop(peer.session, None)
         self._ahead.pop(peer.session, None)
         self.lacking.pop(peer.session, None)
-        told = [message for _, message in peer.out.unacked() if message.kind is QueueMessageType.SETTLED]
+        told = [message for message in peer.channel.unacked() if message.kind is QueueMessageType.SETTLED]
         rows = [row for message in told for row in message.fields[0]]
         news = [News(first, count, Settlement(outcome), answer) for first, count, outcome, answer in rows]
         self._ledger.producers[peer.uid].news[:0] = news
         self._ledger.leave(
-            peer.uid, ProducerState.GONE if cleanly else ProducerState.LOST, min(peer.heard, peer.said)
+            peer.uid,
+            ProducerState.GONE if cleanly else ProducerState.LOST,
+            min(peer.channel.heard, peer.said),
         )
 
     def put(self, peer: Peer, message: QueueMessage, now: float) -> None:

@@ -21,14 +21,13 @@ from typing import Any
 
 from nearfar.errors import ProtocolError
 from nearfar.net.process import stem
-from nearfar.net.reliable import Heartbeat, SendWindow
 from nearfar.net.resources import Budget
-from nearfar.net.timers import SuspendDetector, Timers
+from nearfar.net.timers import SuspendDetector
 from nearfar.queues.broker.consumers import ConsumerSide
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.producers import ProducerSide
 from nearfar.queues.broker.queries import Barriers, Queries
-from nearfar.queues.broker.sessions import Action, Peer, PeerTable, SendTo
+from nearfar.queues.broker.sessions import Action, Peer, PeerTable
 from nearfar.queues.limits import Claim, SharedLimits
 from nearfar.queues.messages import (
     MOST_CLAIMS,
@@ -37,7 +36,7 @@ from nearfar.queues.messages import (
     QueueFrame,
     QueueMessage,
     QueueMessageType,
-    broken,
+    open_channel,
     refusal,
 )
 from nearfar.serialization.shared_ring import HostRings, Reference
@@ -85,7 +84,6 @@ class BrokerProtocol:
         self._limits = SharedLimits()
         self._begun = inf
         """When the first client came."""
-        self._timers: Timers[Peer] = Timers()
         self._ahead = Budget(AHEAD_OF_ALL)
         self._standstill: SuspendDetector | None = None
         self._turned = 0.0
@@ -96,7 +94,7 @@ class BrokerProtocol:
 
     def receive(self, session: str, envelope: QueueFrame, now: float) -> None:
         """Process a message."""
-        number, ack, message = envelope
+        message = envelope.message
         peer = self.peers.get(session)
         if message.kind is QueueMessageType.HELLO:
             self._hello(session, message, now)
@@ -107,15 +105,10 @@ class BrokerProtocol:
             else:
                 self._reject(session, message)
             return
-        peer.heard, peer.said = now, self._turned
-        if ack > peer.out.received:
-            peer.out.acked(ack, now)
-        if not number:
-            return
-        peer.heartbeat.heard(now, len(message.body or b""))
+        peer.said = self._turned
         self._peer_table.spoken[session] = peer
         try:
-            for ready in peer.inbox.accept(number, message):
+            for ready in peer.channel.hear(envelope, now):
                 if self.peers.get(session) is peer:
                     self._handle(peer, ready, now)
         except ProtocolError as error:
@@ -136,7 +129,7 @@ class BrokerProtocol:
         """Process a message of a client in this process. Nothing happens once its session has ended."""
         if self.peers.get(peer.session) is not peer:
             return
-        peer.heard = now
+        peer.channel.heard = now
         self.said_here += 1
         try:
             self._handle(peer, message, now)
@@ -186,25 +179,15 @@ class BrokerProtocol:
             self._barriers.postpone(stood)
             self._late_until = now + self._lease / 2  # ZeroMQ, too, needs a while to deliver everything
             for peer in self.peers.values():
-                peer.heard = min(now, peer.heard + stood)
-                peer.out.postpone(stood)
-        for peer in [*self._timers.ring(now), *self._peer_table.spoken.values()]:
+                peer.channel.postpone(stood, now)
+        for peer in [*self._peer_table.timers.ring(now), *self._peer_table.spoken.values()]:
             if self.peers.get(peer.session) is not peer:
                 continue
-            if now - peer.heard >= self._lease:
-                self.dead(peer.session, f"{peer.uid} was silent for {self._lease:g} s", now)
+            if fault := peer.channel.fault(now):
+                self.dead(peer.session, f"{peer.uid} was {fault}", now)
                 continue
-            if peer.out.unheard:
-                self.dead(peer.session, f"{peer.uid} did not ack its messages", now)
-                continue
-            if len(peer.out):
-                if broken(peer.out, self._lease, now):
-                    self.dead(peer.session, f"{peer.uid} sent messages, but received none", now)
-                    continue
-                for number, message in peer.out.overdue(now):
-                    envelope = QueueFrame(number, peer.inbox.received, message)
-                    self._peer_table.actions.append(SendTo(peer.session, envelope))
-            self._beat_if_due(peer, now)
+            peer.channel.tick(now)
+            self._peer_table.spoken[peer.session] = peer
         self._barriers.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
@@ -233,14 +216,9 @@ class BrokerProtocol:
         if producer_side.newcomers or ledger.shared_tags is not producer_side.tags:
             producer_side.tell_tags(now)
         consumer_side.tell_over(now)
-        for peer in self._peer_table.spoken.values():
-            if self.peers.get(peer.session) is peer:
-                self._beat_if_due(peer, now)
-        self._peer_table.spoken.clear()
         if now >= self._late_until:
             self._turned = now
-        actions, self._peer_table.actions = self._peer_table.actions, []
-        return actions
+        return self._peer_table.flush(now)
 
     @property
     def flush_due(self) -> float:
@@ -250,21 +228,12 @@ class BrokerProtocol:
     def deadline(self, now: float) -> float:
         """When to call `tick` next."""
         latest = now + self._lease / 5
-        due = self._timers.deadline()
+        due = self._peer_table.timers.deadline()
         return min(latest, latest if due is None else due, self._barriers.deadline(latest))
 
     def counts(self) -> dict[str, int]:
         """The figures of the queue."""
         return self._questions.counts() | {"refused": self.refused}
-
-    def _beat_if_due(self, peer: Peer, now: float) -> None:
-        """Send an ack or heartbeat if it is due, and schedule the next check of the peer."""
-        if now >= peer.heartbeat.when:
-            self._peer_table.send_unnumbered(peer.session, QueueMessageType.BEAT, ack=peer.inbox.received)
-            peer.heartbeat.spoke(now)
-        when = min(peer.heard + self._lease, peer.heartbeat.when, peer.out.when)
-        if when < peer.due:
-            self._timers.set(peer, when)
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -311,13 +280,12 @@ class BrokerProtocol:
         deliver: Callable[[QueueMessage], object] | None = None,
     ) -> Peer:
         ticket = blake2b(session.encode(), key=self._secret, digest_size=16).hexdigest()
-        out: SendWindow[QueueMessage] = SendWindow(self._lease / 10)
-        self.peers[session] = peer = Peer(session, uid, now, out, Heartbeat(self._lease, now), ticket)
-        peer.inbox.allowance = (self._ahead, session)
+        self.peers[session] = peer = Peer(session, uid, open_channel(self._lease, now), ticket)
+        peer.channel.inbox.allowance = (self._ahead, session)
         peer.deliver = deliver
         self._peer_table.session_of[uid] = session
         if deliver is None:
-            self._beat_if_due(peer, now)
+            self._peer_table.spoken[session] = peer
         return peer
 
     def _reject(self, session: str, message: QueueMessage) -> None:
@@ -392,7 +360,7 @@ class BrokerProtocol:
         else:
             self._limits.leave(peer.uid)
         del self.peers[peer.session]
-        peer.inbox.close()
+        peer.channel.inbox.close()
         peer.ring = None
         if self._peer_table.session_of.get(peer.uid) == peer.session:
             del self._peer_table.session_of[peer.uid]

@@ -205,11 +205,11 @@ class Queries:
         self._barriers.start(peer, lambda _: self.joiners.append((peer, ask)), now)
 
     def _tell_letters(self, peer: Peer, ask: int, now: float) -> None:
-        peer.heavy = [number for number in peer.heavy if number > peer.out.received]
+        peer.heavy = [number for number in peer.heavy if number > peer.channel.out.received]
         if len(peer.heavy) >= MOST_HEAVY:
             raise ProtocolError(f"{peer.uid} asks for dead letters, and does not take them")
         self._peer_table.answer(peer, ask, self._dead_letters(), now)
-        peer.heavy.append(peer.out.sent)
+        peer.heavy.append(peer.channel.out.sent)
         self._died_when_read = self._ledger.died
 
     def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:

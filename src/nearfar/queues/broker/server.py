@@ -25,6 +25,7 @@ from nearfar.net.failures import PAUSE, LoopFailures, service_failed
 from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import safely
 from nearfar.net.process import ProcessWatcher
+from nearfar.net.session import SessionStage
 from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.queues import messages
 from nearfar.queues.broker.lanes import DeliverySocket, clear_lanes
@@ -32,7 +33,7 @@ from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
 from nearfar.queues.broker.status import Ages, queue_status
-from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.driver import Hold, QueueDriver
 from nearfar.queues.messages import QueueFrame, QueueMessageType
 from nearfar.serialization.shared_ring import HostRings
@@ -317,7 +318,7 @@ class Broker:
             came = False
             for local in self._locals:
                 came |= local.client.receive_local(now)
-                if local.client.state is ClientState.CLOSED:
+                if local.client.calling.stage is SessionStage.CLOSED:
                     self._locals = [one for one in self._locals if one is not local]
                     heard = True
             if not came:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple
 
-from nearfar.net.reliable import Heartbeat, ReceiveWindow, SendWindow
-from nearfar.queues.messages import QueueFrame, QueueMessage, QueueMessageType
+from nearfar.net.reliable import Frame
+from nearfar.net.timers import Timers
+from nearfar.queues.messages import QueueChannel, QueueFrame, QueueMessage, QueueMessageType
 from nearfar.serialization.shared_ring import KeptRing, Place
 
 MOST_ROUNDS = 1000
@@ -48,12 +49,10 @@ class Peer:
 
     session: str
     uid: str
-    heard: float
-    out: SendWindow[QueueMessage]
-    heartbeat: Heartbeat
+    channel: QueueChannel
+    """Unused for a client in the broker's own process, except for when it was heard."""
     ticket: str
     """What its items come with, in ASCII; no other client learns it."""
-    inbox: ReceiveWindow[QueueMessage] = field(default_factory=lambda: ReceiveWindow(_weight))
     produces: bool = False
     consumes: bool = False
     needs: tuple[int, int] = (0, 0)
@@ -96,10 +95,6 @@ class Peer:
         return (max(0, self.needs[0] - self.granted[0]), max(0, self.needs[1] - self.granted[1]))
 
 
-def _weight(message: QueueMessage) -> int:
-    return len(message.body or b"")
-
-
 class PeerTable:
     """The open sessions, and the actions collected since the last flush."""
 
@@ -109,6 +104,8 @@ class PeerTable:
         """The open session of each client, by the client's name."""
         self.spoken: dict[str, Peer] = {}
         """The sessions that sent or received something since they were last checked."""
+        self.timers: Timers[Peer] = Timers()
+        """When to check each session next."""
         self.actions: list[Action] = []
 
     def peer_of(self, uid: str) -> Peer | None:
@@ -128,14 +125,23 @@ class PeerTable:
         if peer.deliver is not None:
             peer.deliver(message)
             return
-        number = peer.out.send(message, now)
-        self.actions.append(SendTo(peer.session, QueueFrame(number, peer.inbox.received, message)))
-        peer.heartbeat.spoke(now)
+        peer.channel.send(message, now)
         self.spoken[peer.session] = peer
 
-    def send_unnumbered(self, session: str, kind: QueueMessageType, *fields: Any, ack: int = 0) -> None:
-        """Send one of the messages that open, keep and end a session."""
-        self.actions.append(SendTo(session, QueueFrame(0, ack, QueueMessage(kind, fields))))
+    def send_unnumbered(self, session: str, kind: QueueMessageType, *fields: Any) -> None:
+        """Send one of the messages that open and end a session."""
+        self.actions.append(SendTo(session, Frame(0, 0, QueueMessage(kind, fields))))
+
+    def flush(self, now: float) -> list[Action]:
+        """The actions to perform, and schedule the next check of the sessions that had some."""
+        actions, self.actions = self.actions, []
+        for name, peer in self.spoken.items():
+            for frame in peer.channel.flush(now):
+                actions.append(SendTo(name, frame))
+            if (due := peer.channel.deadline()) < peer.due:
+                self.timers.set(peer, due)
+        self.spoken.clear()
+        return actions
 
     def answer(self, peer: Peer, ask: int, value: Any, now: float) -> None:
         """Answer a question, unless the asker is gone."""

@@ -12,9 +12,10 @@ from nearfar.net.auth import OWN, Access
 from nearfar.net.interrupts import Abandoned, deferred_call_here, safe, safely
 from nearfar.net.process import about_me, left_behind, new_name, new_session_stem
 from nearfar.net.resources import CALLER, make_room
+from nearfar.net.session import SessionStage
 from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.io import ClientSockets
-from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.client.session import BrokerSession
 from nearfar.queues.driver import BUSY, Busy, Hold, QueueDriver
 from nearfar.queues.messages import QueueMessageType
@@ -180,7 +181,9 @@ class ClientConnection:
         """Whether the client has left, and its thread, if it had one, has ended."""
         if self.driver is None:
             return True
-        return self.machine.state is ClientState.CLOSED and (self._sockets is None or not self.driver.running)
+        return self.machine.calling.stage is SessionStage.CLOSED and (
+            self._sockets is None or not self.driver.running
+        )
 
     @safe
     def join(self, timeout: float | None = None) -> None:
@@ -224,7 +227,7 @@ class ClientConnection:
             raise ValueError("the queue is closed")
         self._check_admitted()
         machine = self.machine
-        if machine.state is not ClientState.NEW:
+        if machine.calling.stage is not SessionStage.NEW:
             return
         if self._host is not None and self._host.attach(machine, self._lose_host):
             self.driver = self._host.driver
@@ -239,7 +242,7 @@ class ClientConnection:
 
     def _lose_host(self) -> None:
         """The broker in this process has ended: from now on use sockets, like any other client."""
-        if self.machine.state is not ClientState.CLOSED:
+        if self.machine.calling.stage is not SessionStage.CLOSED:
             self.machine.begin_again(time.monotonic())
             try:
                 self._open_sockets()
@@ -298,9 +301,11 @@ class ClientConnection:
         """Seconds to wait at most; raises if the wait must end for another reason than the deadline."""
         machine, now = self.machine, time.monotonic()
         self.check_host(now)
-        if machine.state is ClientState.CLOSED or (self.closed and not leaving):
+        if machine.calling.stage is SessionStage.CLOSED or (self.closed and not leaving):
             raise SystemExit if left_behind() else ValueError("the queue is closed")
-        until = (now if machine.state is ClientState.OPEN else machine.greeting_since) + self._wait
+        until = (
+            now if machine.calling.stage is SessionStage.OPEN else machine.calling.away_since
+        ) + self._wait
         return (until if deadline is None else min(until, deadline)) - now
 
     def _check_admitted(self) -> None:
@@ -314,5 +319,5 @@ class ClientConnection:
         machine = self.machine
         if machine.refused or machine.barred:
             self._check_admitted()
-        if machine.state is ClientState.GREETING and now >= machine.greeting_since + self._wait:
+        if machine.calling.stage is SessionStage.GREETING and now >= machine.calling.away_since + self._wait:
             raise QueueLost(f"no host has answered at {self.address} for {self._wait:g} s")

@@ -16,17 +16,11 @@ from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
 from nearfar.net.failures import LoopFailures
 from nearfar.net.handshake import Connection
+from nearfar.net.session import Connect, SendMessage, SessionStage
 from nearfar.net.validation import ProtocolErrors
 from nearfar.queues import messages
-from nearfar.queues.client.lines import (
-    Action,
-    Close,
-    ConnectControl,
-    ConnectInbox,
-    ConnectLane,
-    SendControl,
-)
-from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.protocol import ClientProtocol
+from nearfar.queues.client.session import Action, Close, ConnectInbox, ConnectLane
 from nearfar.queues.driver import Hold, QueueDriver
 from nearfar.queues.messages import QueueFrame
 
@@ -77,7 +71,7 @@ class ClientSockets:
 
     @property
     def over(self) -> bool:
-        return self._machine.state is ClientState.CLOSED and not self.watched
+        return self._machine.calling.stage is SessionStage.CLOSED and not self.watched
 
     def turn(self, driver: QueueDriver) -> None:
         """Perform actions and read, until nothing more arrives."""
@@ -93,7 +87,7 @@ class ClientSockets:
                 self._control_used = False
                 if sockets.readable(self._control.socket):  # sending cleared the signal of new messages
                     self._unread.add(self._control)
-            if self._machine.state is ClientState.CLOSED or not (self._unread or driver.wanted):
+            if self._machine.calling.stage is SessionStage.CLOSED or not (self._unread or driver.wanted):
                 return
 
     def end(self, error: BaseException | None) -> None:
@@ -103,7 +97,7 @@ class ClientSockets:
         with self.driver.turns:
             self._close_sockets()
         with self._hold:
-            self._machine.state = ClientState.CLOSED
+            self._machine.calling.stage = SessionStage.CLOSED
 
     def _decide(
         self, driver: QueueDriver, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str
@@ -167,7 +161,7 @@ class ClientSockets:
         """Perform an action. After a failure for lack of resources, it is repeated: numbered messages are
         resent, and a new session replaces one that lacks a socket."""
         try:
-            if type(action) is SendControl:
+            if type(action) is SendMessage:
                 self._send(action.envelope)
             else:
                 self._change_sockets(action)
@@ -180,7 +174,7 @@ class ClientSockets:
     def _change_sockets(self, action: Action) -> None:
         self._look_next = 0.0
         match action:
-            case ConnectControl(session):
+            case Connect(session):
                 self._close_sockets()
                 self._session = session.encode()
                 self._control = self._open(zmq.DEALER, self._address, identity=session)

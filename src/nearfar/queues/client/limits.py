@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from nearfar.net.interrupts import safe
-from nearfar.queues.client.protocol import ClientState
+from nearfar.net.session import SessionStage
 from nearfar.queues.limits import Claim, Grant
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ class LimitCalls:
     def session(self) -> int:
         """The number of the present session, from 1; 0 while there is none."""
         machine = self._client.machine
-        return machine.sessions if machine.state is ClientState.OPEN else 0
+        return machine.calling.number if machine.calling.stage is SessionStage.OPEN else 0
 
     def expired(self) -> bool:
         """The broker was not heard for a lease: it may have given this client's permits to others."""
-        session = self._client.machine.session
-        return session is not None and time.monotonic() - session.line.heard >= session.lease
+        talk = self._client.machine.calling.talk
+        return talk is not None and talk.silent(time.monotonic())
 
     def receive(self) -> Sequence[Grant]:
         """The grants of the present session that were not received yet."""

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nearfar.errors import ProtocolError
+from nearfar.net.session import Connect, SendMessage
+from nearfar.queues.broker.protocol import BrokerProtocol
+from nearfar.queues.broker.sessions import Peer
 from nearfar.queues.client.consumer import LINGER, ItemReceiver
-from nearfar.queues.client.lines import Action, ConnectLane, Line, SocketLine
 from nearfar.queues.client.producer import ANY, MUCH, CreditRequest, ItemSender
 from nearfar.queues.limits import Claim, Grant
-from nearfar.queues.messages import MOST_CLAIMS, QueueFrame, QueueMessage, QueueMessageType, place
+from nearfar.queues.messages import (
+    MOST_CLAIMS,
+    QueueChannel,
+    QueueFrame,
+    QueueMessage,
+    QueueMessageType,
+    place,
+)
 from nearfar.serialization.shared_ring import OwnRing, Reference
 
 TOLD = frozenset({"underway bytes", "underway parts"})
@@ -80,6 +90,48 @@ class PendingRequests:
         return self._answers.pop(number, None)
 
 
+class ConnectInbox(NamedTuple):
+    """Connect to the broker's inbox; messages to it carry the ticket."""
+
+    place: int | str
+    ticket: str
+
+
+class ConnectLane(NamedTuple):
+    """Connect to this client's lane, the broker's `DeliverySocket` for it."""
+
+    place: int | str
+
+
+class Close(NamedTuple):
+    """Close every socket for good."""
+
+
+Action = Connect | SendMessage | ConnectInbox | ConnectLane | Close
+
+
+class LocalLine:
+    """In place of a `QueueChannel`, the calls of a broker in this process: `send` returns when the broker has
+    the message, and the broker's messages wait in `came`."""
+
+    acked = 0
+
+    def __init__(self, broker: BrokerProtocol, name: str, session: str, now: float) -> None:
+        self.came: deque[QueueMessage] = deque()
+        self._broker = broker
+        self._peer: Peer
+        self._peer, self.facts = broker.admit_local(session, name, self.came.append, now)
+
+    def send(self, message: QueueMessage, now: float) -> int:
+        self._broker.receive_local(self._peer, message, now)
+        return 0
+
+    def close(self) -> None:
+        """The client has ended this session."""
+        peer = self._peer
+        self._broker.dead(peer.session, f"{peer.uid} left without a goodbye", peer.channel.heard)
+
+
 FAILED = 5
 """The field of a REPORT that lists failed items."""
 HEAVY = 1024 * 1024
@@ -99,7 +151,7 @@ class Roles:
 
 class BrokerSession:
     """`facts` come from WELCOME; `sender`, `asks` and `roles` outlast the session. Its messages are sent over
-    `line`."""
+    `line`. `act` performs an action after those before."""
 
     def __init__(
         self,
@@ -108,11 +160,15 @@ class BrokerSession:
         asks: PendingRequests,
         roles: Roles,
         receiver: ItemReceiver,
-        line: Line,
+        line: QueueChannel | LocalLine,
+        act: Callable[[Action], object],
         now: float,
     ) -> None:
         self.facts = facts
         self.line = line
+        self._numbered = not isinstance(line, LocalLine)
+        """Whether messages may get lost, and items are received over a lane, which must be requested."""
+        self._act = act
         self.receiver = receiver
         self.over = False
         self.lost: tuple[str, ...] = ()
@@ -150,14 +206,12 @@ class BrokerSession:
 
     # -- events ----------------------------------------------------------------------------------
 
-    def hear(self, envelope: QueueFrame, now: float) -> None:
-        """Process a message that arrived from the broker over sockets."""
-        line = self.line
-        assert isinstance(line, SocketLine)
-        received = line.received
-        ready = line.hear(envelope, now)
-        if line.received > received:
-            self._sender.acked(line.received)
+    def hear(self, channel: QueueChannel, envelope: QueueFrame, now: float) -> None:
+        """Process a message that arrived from the broker over sockets, in the `channel` of this session."""
+        received = channel.out.received
+        ready = channel.hear(envelope, now)
+        if channel.out.received > received:
+            self._sender.acked(channel.out.received)
         for message in ready:
             self.handle(message)
 
@@ -166,8 +220,7 @@ class BrokerSession:
         _HANDLERS[message.kind](self, message)
 
     def tick(self, now: float) -> None:
-        """Resend what may have got lost, and return items that are not taken."""
-        self.line.tick(now)
+        """Return items that are not taken."""
         if self.receiver.buffered > self.receiver.waiters and self.receiver.paused(now):
             self._close_window()
 
@@ -192,8 +245,8 @@ class BrokerSession:
                 return True
         return untold >= receiver.due or receiver.heavy >= HEAVY
 
-    def flush(self, now: float, *, leaving: bool) -> list[Action]:
-        """All actions to perform: items first, so that requests arrive after them."""
+    def flush(self, now: float, *, leaving: bool) -> None:
+        """Send what there is to send: items first, so that requests arrive after them."""
         receiver, hand = self.receiver, self.receiver.hand
         hand.called = False
         if hand.acks or receiver.chunk is not None:
@@ -218,23 +271,16 @@ class BrokerSession:
         if leaving and not self._said_bye and self._sender.idle:
             self._said_bye = True
             self.line.send(QueueMessage(QueueMessageType.BYE), now)
-        line = self.line
-        line.beat(now)
-        if not line.outgoing:
-            return []
-        actions, line.outgoing = line.outgoing, []
-        return actions
 
     def deadline(self) -> float:
-        """When to call `tick` and `flush` next."""
-        due = self.receiver.due_at(self._told_at, pauses=not self._fence)
-        return min(self.line.deadline(), due)
+        """When to call `tick` and `flush` next, besides those of the line."""
+        return self.receiver.due_at(self._told_at, pauses=not self._fence)
 
     # -- to the broker ---------------------------------------------------------------------------
 
     def _join(self, now: float) -> None:
         if self._roles.consumes and not (self._lane_ask or self._lane_open):
-            if self.line.lane:
+            if self._numbered:
                 self._lane_ask = self._asks.add(QueueMessageType.ASK, "lane")
             else:
                 self._lane_open = True
@@ -250,7 +296,7 @@ class BrokerSession:
         if not sender.idle:
             for message in sender.messages():
                 number, size = self.line.send(message, now), len(message.body or b"")
-                if self.line.lane:
+                if self._numbered:
                     sender.sent(number, size, *message.fields[:2])
                 else:
                     sender.arrived(size)
@@ -371,7 +417,7 @@ class BrokerSession:
             if not place(value):
                 raise ProtocolError("the place of the lane is malformed")
             self._lane_open = True
-            self.line.outgoing.append(ConnectLane(value))
+            self._act(ConnectLane(value))
         elif ask == self._ring_ask:
             self._sender.places = value is True
         elif ask == self._fence:

@@ -9,10 +9,11 @@ from typing import Any
 
 from nearfar.errors import Empty, ProducerLost, ShutDown
 from nearfar.net.interrupts import deferred_call_here, safe, soon
+from nearfar.net.session import SessionStage
 from nearfar.queues.base import Delivery, left, waits
 from nearfar.queues.client.connection import ClientConnection
 from nearfar.queues.client.consumer import LINGER, DeliveredChunk, DeliveredItem
-from nearfar.queues.client.protocol import ClientProtocol, ClientState
+from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.messages import QueueMessageType
 
 Runs = list[tuple[int, int, int]]
@@ -138,7 +139,11 @@ class ConsumerCalls:
         self, most: int, block: bool, deadline: float | None, to_the_end: bool
     ) -> ClientProtocol:
         machine = self._client.machine
-        if machine.state is not ClientState.OPEN or self._client.closed or not machine.roles.consumes:
+        if (
+            machine.calling.stage is not SessionStage.OPEN
+            or self._client.closed
+            or not machine.roles.consumes
+        ):
             self._client.open(consumes=True)
         if self._client.session.shut_immediately:
             raise ShutDown
@@ -151,7 +156,7 @@ class ConsumerCalls:
         """Return runs of taken items (session, first, last) that never reached the caller."""
         with self._client.hold:
             for session, first, last in runs:
-                if session == self._client.machine.sessions:
+                if session == self._client.machine.calling.number:
                     for position in range(first, last + 1):
                         self._client.machine.receiver.let_go(position)
 
@@ -159,7 +164,7 @@ class ConsumerCalls:
     def let_go_taken(self, chunk: DeliveredChunk, lying: int) -> None:
         """Return the item that an interrupted thread took from `chunk` when it had `lying` items."""
         with self._client.hold:
-            if chunk.session == self._client.machine.sessions:
+            if chunk.session == self._client.machine.calling.number:
                 receiver = self._client.machine.receiver
                 receiver.let_go(receiver.taken_from(chunk, lying))
 
@@ -200,7 +205,7 @@ class ConsumerCalls:
             first, some = machine.receiver.take_run(most - len(items), holder, time.monotonic())
             if not some:
                 break
-            runs.append((machine.sessions, first, first + len(some) - 1))
+            runs.append((machine.calling.number, first, first + len(some) - 1))
             items += some
         if not items:  # the next one may be unreadable, and raise
             taken: list[DeliveredItem] = []
@@ -270,7 +275,7 @@ class ConsumerCalls:
     def done(self, session: int, position: int, answer: bytes | None = None) -> None:
         """Ack an item. One of an earlier session is ignored: it goes to another consumer."""
         with self._client.hold:
-            if session == self._client.machine.sessions:
+            if session == self._client.machine.calling.number:
                 self._client.machine.receiver.done(position, answer)
                 self._tell_of_done()
 
@@ -278,7 +283,7 @@ class ConsumerCalls:
     def failed(self, session: int, position: int) -> None:
         """Nack an item, for another attempt."""
         with self._client.hold:
-            if session == self._client.machine.sessions:
+            if session == self._client.machine.calling.number:
                 self._client.session.fail(position)
                 self._client.need_driver().wake()
 

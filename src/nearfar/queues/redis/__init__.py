@@ -5,8 +5,9 @@ from __future__ import annotations
 from nearfar.queues.base import Promises
 
 
-def promises_of(*, durable: bool) -> Promises:
-    """What a queue in Redis promises; `durable`: its server writes to disk (``appendonly yes``)."""
+def promises_of(*, durable: bool, synced: bool = False) -> Promises:
+    """What a queue in Redis promises; `durable`: its server writes to disk (``appendonly yes``), and, if
+    `synced`, before it replies (``appendfsync always``)."""
     return Promises(
         "redis",
         crosses_machines=True,
@@ -17,4 +18,5 @@ def promises_of(*, durable: bool) -> Promises:
         dead_letters=True,
         confirms_puts=True,
         durable=durable,
+        survives_power_cut=synced,
     )

@@ -113,7 +113,7 @@ class RedisClient:
         self.epoch = b""
         """What the script said that it is, when this client entered; the queue's says nothing."""
         self._key = (PREFIX % place.name).encode()
-        self._sha = b""
+        self._shas: dict[bytes, bytes] = {}
         self._name = self._former = ""
         self._puts = self._calls = 0
         self._lease = REPLY
@@ -167,6 +167,14 @@ class RedisClient:
     def exchange(self, op: str, args: Callable[[], tuple[bytes | str | int, ...]]) -> list[Any]:
         """As `call`, with arguments that are asked for before each attempt, once this client has entered."""
         return self._persist(partial(self._attempt, op, args), None)
+
+    def attempt(self, script: bytes, op: str, args: tuple[bytes | str | int, ...]) -> list[Any] | None:
+        """The reply of another `script`; None if that was not possible now, or nobody knows whether it was.
+
+        Raises `QueueLost`, `NotAdmitted`.
+        """
+        with self._lock:
+            return self._attempt(op, lambda: (0, *args), script)
 
     def reach(self, until: float) -> bool:
         """Whether this client has entered, at the latest at `until`. Raises `QueueLost`, `NotAdmitted`."""
@@ -258,11 +266,13 @@ class RedisClient:
         self._unsure = True
         return *self._flight, known
 
-    def _attempt(self, op: str, args: Callable[[], tuple[bytes | str | int, ...]]) -> list[Any] | None:
+    def _attempt(
+        self, op: str, args: Callable[[], tuple[bytes | str | int, ...]], script: bytes = b""
+    ) -> list[Any] | None:
         """One exchange with the server, as a client that it knows; None if that was not possible now."""
         try:
             while self._enter():
-                reply = self._exchange(op, *args())
+                reply = self._exchange(op, *args(), script=script)
                 if reply[0] == b"stranger":
                     self._expelled()
                     continue
@@ -331,17 +341,23 @@ class RedisClient:
             self._away_since = time.monotonic()
 
     def _exchange(
-        self, op: str, number: int | bytes | str, *args: bytes | str | int, name: str = ""
+        self,
+        op: str,
+        number: int | bytes | str,
+        *args: bytes | str | int,
+        name: str = "",
+        script: bytes = b"",
     ) -> list[Any]:
         tail = (1, self._key, op, name or self._name, number, *args)
+        script = script or self._script
         try:
-            if self._sha:
-                known: list[Any] = self._request("EVALSHA", self._sha, *tail)
+            if script in self._shas:
+                known: list[Any] = self._request("EVALSHA", self._shas[script], *tail)
                 return known
         except NoScriptError:
             pass  # the server was started again
-        self._sha = self._request("SCRIPT", "LOAD", self._script)
-        reply: list[Any] = self._request("EVALSHA", self._sha, *tail)
+        self._shas[script] = self._request("SCRIPT", "LOAD", script)
+        reply: list[Any] = self._request("EVALSHA", self._shas[script], *tail)
         return reply
 
     def _request(self, *command: Any) -> Any:
@@ -549,18 +565,17 @@ def connect(place: RedisAddress, seconds: float) -> redis.Connection:
     return made
 
 
-def ask(place: RedisAddress, *command: str) -> bytes:
+def ask(place: RedisAddress, *command: str) -> Any:
     """The server's reply to a command; nothing if it does not answer, or refuses."""
     try:
         connection = connect(place, REPLY)
         try:
             connection.send_command(*command)
-            reply: bytes = _reply(connection, REPLY)
+            return _reply(connection, REPLY)
         finally:
             connection.disconnect()
     except (RedisError, OSError):
         return b""
-    return reply
 
 
 def _reply(connection: redis.Connection, seconds: float) -> Any:

@@ -411,9 +411,11 @@ class RedisQueue(RemoteQueue):
 
     @safe
     def promises(self) -> Promises:
-        """As `BaseQueue.promises`. Asks the server whether it writes to disk: if it does not answer, or this
-        user may not ask, the queue does not promise to be `durable`."""
-        return promises_of(durable=b"aof_enabled:1" in ask(self._place, "INFO", "persistence"))
+        """As `BaseQueue.promises`. Asks the server whether it writes to disk (``INFO``), and when
+        (``CONFIG GET``): what it does not answer, or this user may not ask, is not promised."""
+        durable = b"aof_enabled:1" in ask(self._place, "INFO", "persistence")
+        synced = durable and b"always" in ask(self._place, "CONFIG", "GET", "appendfsync")
+        return promises_of(durable=durable, synced=synced)
 
     # -- inside ----------------------------------------------------------------------------------
 
