@@ -9,14 +9,15 @@ from typing import Any
 
 from nearfar.net.process import Waker
 from nearfar.worker.channel import TaskRow
-from nearfar.worker.supervisor import WorkerListener
+from nearfar.worker.supervisor import PollSet, WorkerListener
 
 
-class FakeCrew:
+class FakeCrew(PollSet):
     """Like `nearfar.worker.supervisor.Supervisor`. A task's value is its blob, backwards; `gate` holds it
     back."""
 
     def __init__(self, listener: WorkerListener, count: int) -> None:
+        super().__init__()
         self.listener = listener
         self.count = count
         self.gate = threading.Event()
@@ -29,6 +30,7 @@ class FakeCrew:
         self._waker = Waker()
         self._events: deque[tuple[Any, ...]] = deque()
         self._retired = 0
+        self.watch(self._waker.fileno(), self._turn)
 
     # -- for tests, from any thread ----------------------------------------------------------------
 
@@ -55,16 +57,13 @@ class FakeCrew:
             self._events.append(("came", name))
         self._waker.wake()
 
-    def fileno(self) -> int:
-        return self._waker.fileno()
-
     def deadline(self) -> float:
         return inf
 
     def tick(self, now: float) -> None:
         pass
 
-    def turn(self) -> None:
+    def _turn(self) -> None:
         self._waker.clear()
         while self._events:
             what, text = self._events.popleft()
@@ -120,4 +119,5 @@ class FakeCrew:
 
     def close(self) -> None:
         self.closed = True
+        super().close()
         self._waker.close()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
-import select
 import socket
 import threading
 import time
@@ -39,7 +37,7 @@ from nearfar.net.reliable import LEASE
 from nearfar.net.sockets import FAILURES
 from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.worker.handle import Answer
-from nearfar.worker.supervisor import Supervisor, WorkerListener
+from nearfar.worker.supervisor import PollSet, Supervisor, WorkerListener
 
 if TYPE_CHECKING:
     from nearfar.dashboard.board import Board
@@ -71,11 +69,12 @@ class CoordinatorServer:
 
     A turn of its driver::
 
-        poll fileno() for reading, until `due`, unless pending()
+        poll `polls` and dispatch its events, until `due`; without a pause if pending()
         turn(now) -> Scheduler.tick(now), Scheduler.flush(now) -> tell Scheduler.outcomes -> say(now)
 
     `access` decides which peers are admitted: those can run any code in the workers. `lease` is in seconds,
     and must be longer than the largest message takes to arrive. `clients`: accept clients as well as agents.
+    It watches its descriptors in `polls`.
     `max_bytes`: see `StandaloneCoordinator`. Raises `AddressError` for an address that cannot be bound, and
     `KeysError`.
     """
@@ -85,6 +84,7 @@ class CoordinatorServer:
         address: Address,
         coordinator: Scheduler,
         access: Access,
+        polls: PollSet,
         *,
         lease: float = LEASE,
         clients: bool = False,
@@ -130,28 +130,24 @@ class CoordinatorServer:
         self._door_due = now
         """When a turn is needed for that; `inf`: the next turn is early enough."""
         self._watch = ProcessWatcher()
-        self._poll = select.epoll()
+        self._polls = polls
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self.unread = True
         """Whether there may be unread messages that the descriptor does not report any more."""
         self._at_once = 1
         """Messages that the next turn reads at most: one after a wait, because a failed read costs as much as
         the `pending` that follows; more while that finds further ones each time."""
-        self._doors: set[int] = set()
+        self._ended: list[int] = []
+        """Descriptors that have reported the end of a peer's process."""
+        polls.watch(self._descriptor, self._note_message)
+        self._doors: list[int] = []
         """The descriptors that report connecting peers."""
         if self._authenticator.questions is not None:
-            self._doors.add(int(self._authenticator.questions.getsockopt(zmq.FD)))
+            self._doors.append(int(self._authenticator.questions.getsockopt(zmq.FD)))
         if self._authenticator.arrivals is not None:
-            self._doors.add(self._authenticator.arrivals)
-        for descriptor in {self._descriptor} | self._doors:
-            self._poll.register(descriptor, select.EPOLLIN)
-
-    def fileno(self) -> int:
-        """A descriptor that becomes readable when there may be something to read.
-
-        ZeroMQ signals it once for many messages, so call `pending` before each wait.
-        """
-        return self._poll.fileno()
+            self._doors.append(self._authenticator.arrivals)
+        for descriptor in self._doors:
+            polls.watch(descriptor, self._note_arrival)
 
     def pending(self) -> bool:
         """True if there are messages to read: the next `turn` reads them."""
@@ -166,19 +162,13 @@ class CoordinatorServer:
     def turn(self, now: float) -> None:
         """Process received messages, and end the sessions of silent and dead peers. Never blocks, and raises
         nothing: after a failure, messages that were not read are read in the next turn."""
-        told: list[tuple[int, int]] = []
-        try:
-            told = self._poll.poll(0)
-        except sockets.FAILURES as error:
-            self._mishaps.note(error)
-        if now >= self._door_at or (self._doors and not self._doors.isdisjoint([each for each, _ in told])):
+        if now >= self._door_at:
             self._door_at = self._door_due = now + DOOR_EVERY
             self._try(self._keep_the_door, now)
-        if told or self.unread:
+        if self.unread:
             self._read(now)
-        for descriptor, _ in told:
-            if descriptor != self._descriptor and descriptor not in self._doors:
-                self._try(self._see_death, descriptor, now)
+        while self._ended:
+            self._try(self._see_death, self._ended.pop(0), now)
         if now >= self._next_tick:
             self.peers.tick(now)
             self._try(self._forget_idle)
@@ -197,8 +187,9 @@ class CoordinatorServer:
 
     def close(self) -> None:
         """Close the socket; for agents and clients, the coordinator is lost."""
-        for close in (self._poll.close, self._watch.close):
-            self._try(close)
+        for descriptor in (self._descriptor, *self._doors, *self._watch.idle(())):
+            self._polls.unwatch(descriptor)
+        self._try(self._watch.close)
         self._try(self._authenticator.unbind, self._socket, self.address)
         self._try(self._authenticator.close)
 
@@ -211,6 +202,12 @@ class CoordinatorServer:
         except sockets.FAILURES as error:
             self._mishaps.note(error)
             return None
+
+    def _note_message(self) -> None:
+        self.unread = True
+
+    def _note_arrival(self) -> None:
+        self._door_at = 0.0
 
     def _read(self, now: float) -> None:
         made, authenticator, user = self._socket, self._authenticator, ""
@@ -292,22 +289,20 @@ class CoordinatorServer:
         descriptor = self._watch.add(session, about)
         if descriptor is not None:
             try:
-                self._poll.register(descriptor, select.EPOLLIN)
+                self._polls.watch(descriptor, partial(self._ended.append, descriptor))
             except OSError as error:
                 self._watch.ended(descriptor)
                 self._mishaps.note(error)
 
     def _forget_idle(self) -> None:
         for descriptor in self._watch.idle(self.peers.sessions):
-            self._unregister(descriptor)
+            self._polls.unwatch(descriptor)
             self._watch.ended(descriptor)
-
-    def _unregister(self, descriptor: int) -> None:
-        with contextlib.suppress(OSError):  # closing removes it, unless a fork has a copy
-            self._poll.unregister(descriptor)
+            if descriptor in self._ended:  # its number may be used again
+                self._ended.remove(descriptor)
 
     def _see_death(self, descriptor: int, now: float) -> None:
-        self._unregister(descriptor)
+        self._polls.unwatch(descriptor)
         found = self._watch.ended(descriptor)
         if found is not None:
             session, pid = found
@@ -469,21 +464,28 @@ class StandaloneCoordinator:
         if 0 < max_bytes < LEAST:
             raise ValueError(f"max_bytes must be 0, for no bound, or at least {LEAST}, not {max_bytes}")
         self._coordinator = Scheduler()
-        self._server = CoordinatorServer(
-            address, self._coordinator, access, lease=lease, clients=True, max_bytes=max_bytes
-        )
+        self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
+        self._polls = PollSet() if self._local is None else self._local.supervisor
+        try:
+            self._server = CoordinatorServer(
+                address,
+                self._coordinator,
+                access,
+                self._polls,
+                lease=lease,
+                clients=True,
+                max_bytes=max_bytes,
+            )
+        except BaseException:
+            self._polls.close()
+            raise
         self.address = self._server.address
         """Its address, with the port that the system chose."""
-        self._local = None if hire is None else LocalWorkers(self._coordinator, hire, log.error)
         self._lock = threading.Lock()
         self._waker = Waker()
-        self._woken = self._waker.fileno()
-        self._poll = select.poll()
-        for descriptor in (self._woken, self._server.fileno()):
-            self._poll.register(descriptor, select.POLLIN)
+        self._polls.watch(self._waker.fileno(), self._waker.clear)
         if self._local is not None:
             self._local.supervisor.start()
-            self._poll.register(self._local.supervisor.fileno(), select.POLLIN)
         self.failure: BaseException | None = None
         """The error that ended the loop before `stop`, if one did."""
         self._mishaps = LoopFailures(log, f"the coordinator at {self.address}")
@@ -547,18 +549,17 @@ class StandaloneCoordinator:
         """One turn of the loop. A failure in one part does not skip the others, or end the loop: unread
         messages are read later, and unsent ones are sent again."""
         try:
-            self._wait()
+            events = self._wait()
         except FAILURES as error:
             self._mishaps.note(error)
             time.sleep(PAUSE)
+            events = []
         with self._lock:
             now = time.monotonic()
-            try:
-                self._server.turn(now)
-            except FAILURES as error:
-                self._mishaps.note(error)
+            if events:
+                self._try(self._polls.dispatch, events)
+            self._try(self._server.turn, now)
             if self._local is not None:
-                self._try(self._local.supervisor.turn)
                 self._try(self._local.supervisor.tick, now)
                 if self._ends is not None:
                     self._local.drain()
@@ -585,10 +586,10 @@ class StandaloneCoordinator:
             return False
         return True
 
-    def _wait(self) -> None:
-        """Sleep until there is something to do."""
+    def _wait(self) -> list[tuple[int, int]]:
+        """Sleep until there is something to do; returns the events."""
         if self._server.pending():
-            return
+            return self._polls.poll(0)
         deadline = self._server.due
         if self._local is not None:
             deadline = min(deadline, self._local.supervisor.deadline())
@@ -598,10 +599,7 @@ class StandaloneCoordinator:
             deadline = min(deadline, self._ends)
         if self._board is not None:
             deadline = min(deadline, self._board.due)
-        timeout = max(0, int((deadline - time.monotonic()) * 1000) + 1)
-        for descriptor, _ in self._poll.poll(timeout):
-            if descriptor == self._woken:
-                self._waker.clear()
+        return self._polls.poll(max(0.0, deadline - time.monotonic()))
 
     def _may_end(self) -> bool:
         if self._ends is None:
@@ -610,7 +608,6 @@ class StandaloneCoordinator:
         return time.monotonic() >= self._ends or not (busy or not self._server.peers.settled())
 
     def _close(self) -> None:
-        if self._local is not None:
-            self._try(self._local.supervisor.close)
         self._try(self._server.close)
+        self._try(self._polls.close)
         self._try(self._waker.close)

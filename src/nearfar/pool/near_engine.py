@@ -105,8 +105,7 @@ class NearEngine(BaseEngine):
         self._supervisor.watch(self._waker.fileno(), self._waker.clear)
         try:
             if place is not None and access is not None:
-                self._server = _open_server(place, self._coordinator, access, lease)
-                self._supervisor.watch(self._server.fileno(), _nothing)
+                self._server = _open_server(place, self._coordinator, access, self._supervisor, lease)
             self._supervisor.start()
         except BaseException:
             self._let_go()
@@ -268,20 +267,17 @@ class NearEngine(BaseEngine):
 
     def _let_go(self) -> None:
         if self._server is not None:
-            self._supervisor.unwatch(self._server.fileno())
             self._server.close()
         self._supervisor.close()
 
 
-def _open_server(place: Address, coordinator: Scheduler, access: Access, lease: float) -> CoordinatorServer:
+def _open_server(
+    place: Address, coordinator: Scheduler, access: Access, polls: Supervisor, lease: float
+) -> CoordinatorServer:
     # Only here: a pool without an address needs no ZeroMQ.
     from nearfar.coordinator.server import CoordinatorServer
 
-    return CoordinatorServer(place, coordinator, access, lease=lease)
-
-
-def _nothing() -> None:
-    """Does nothing: every step includes the server's turn."""
+    return CoordinatorServer(place, coordinator, access, polls, lease=lease)
 
 
 def _usable_cpus() -> int:

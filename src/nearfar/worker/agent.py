@@ -95,11 +95,10 @@ class Agent:
         self._supervisor.label = f"{self.name}/"
         self._caller = CoordinatorConnection(address, access)
         self._descriptor = -1
+        self._polls = self._supervisor.epoll
+        """Of the socket, the waker and the workers: a nested one would cost a further system call a turn."""
         self._waker = Waker()
-        self._waker_fileno, self._supervisor_fileno = self._waker.fileno(), self._supervisor.fileno()
-        self._poll = select.poll()
-        for each in (self._waker_fileno, self._supervisor_fileno):
-            self._poll.register(each, select.POLLIN)
+        self._supervisor.watch(self._waker.fileno(), self._waker.clear)
         self._look_at = 0.0
         """When `_look` must be called, as of the last sleep."""
         self._supervisor_due = inf
@@ -235,10 +234,10 @@ class Agent:
             case Connect(session):
                 if self._descriptor >= 0:
                     before, self._descriptor = self._descriptor, -1
-                    self._poll.unregister(before)
+                    self._polls.unregister(before)
                 self._descriptor = self._caller.open(session)
                 if self._descriptor >= 0:
-                    self._poll.register(self._descriptor, select.POLLIN)
+                    self._polls.register(self._descriptor, select.EPOLLIN)
             case RevokeBatch(worker) if worker in self._late:
                 self.returned(worker, len(self._late.pop(worker).batches))
             case RevokeBatch(worker):
@@ -287,10 +286,12 @@ class Agent:
                     )
                     self._supervisor.kill(worker)
 
-    def _sleep(self) -> list[int]:
-        """Wait for something to do; returns the ready descriptors."""
+    def _sleep(self) -> tuple[bool, dict[int, int]]:
+        """Wait for something to do; returns whether there are messages, and the events of all else."""
         if self._caller.pending():
-            return [self._descriptor, *(descriptor for descriptor, _ in self._poll.poll(0))]
+            events = dict(self._polls.poll(0))
+            events.pop(self._descriptor, None)
+            return True, events
         now = time.monotonic()
         self._look_at = self._machine.deadline(now)
         for due in (self._ends, self._patience_due):
@@ -302,24 +303,24 @@ class Agent:
             due = min(due, *(late.next for late in self._late.values()))
         if self._board is not None:
             due = min(due, self._board.due)
-        timeout = max(0, int((due - now) * 1000) + 1)
-        return [descriptor for descriptor, _ in self._poll.poll(timeout)]
+        events = dict(self._polls.poll(max(0.0, due - now)))
+        return events.pop(self._descriptor, None) is not None, events
 
     def _turn(self) -> None:
         """Process events: of the network, the workers, the clock, and `leave`."""
         try:
-            ready = self._sleep()
+            unread, events = self._sleep()
         except FAILURES as error:
             self._mishaps.note(error)
             time.sleep(PAUSE)
-            ready = []
+            unread, events = False, {}
         now = time.monotonic()
-        if self._descriptor in ready:
+        if unread:
             self._try(self._hear, now)
             self._act(now)  # before a worker's death is processed: a batch sent to it then counts as unread
-        said = self._supervisor_fileno in ready
+        said = bool(events)
         if said:
-            self._try(self._supervisor.turn)
+            self._try(self._supervisor.dispatch, list(events.items()))
         if now >= self._supervisor_due:
             said = self._try(self._supervisor.tick, now) or said
         if self._late:
@@ -331,7 +332,7 @@ class Agent:
             or self._calling.stage is not SessionStage.OPEN
             or self._joined is not self._calling.talk
         ):
-            self._look(now, ready)
+            self._look(now, unread)
         elif said:
             self._act(now)
         if self._board is not None:
@@ -375,12 +376,10 @@ class Agent:
             "failures": self._statistics.failures.status(),
         }
 
-    def _look(self, now: float, ready: list[int]) -> None:
+    def _look(self, now: float, heard: bool) -> None:
         """Checks that not every turn needs: the clock, `leave`, whether there is a coordinator."""
         machine = self._machine
-        if self._waker_fileno in ready:
-            self._waker.clear()
-        if machine.stage is SessionStage.GREETING and self._descriptor not in ready:
+        if machine.stage is SessionStage.GREETING and not heard:
             self._try(self._hear, now)  # a rejected handshake does not make the descriptor readable
         machine.tick(now)
         if now >= self._memory_at:

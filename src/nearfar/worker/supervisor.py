@@ -36,10 +36,6 @@ class PollSet:
         """Descriptors watched since `dispatch` began: an event may belong to an earlier one of that
         number."""
 
-    def fileno(self) -> int:
-        """A descriptor that is readable when a watched one is."""
-        return self.epoll.fileno()
-
     def watch(self, descriptor: int, handler: Callable[[], object]) -> None:
         """Have `dispatch` call `handler` whenever `descriptor` is readable. Raises `OSError`."""
         self.epoll.register(descriptor, select.EPOLLIN)
@@ -63,6 +59,10 @@ class PollSet:
             handler = self._handlers.get(descriptor)
             if handler is not None and descriptor not in self._fresh:
                 handler()
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self.epoll.close()
 
 
 class WorkerListener(Protocol):
@@ -266,10 +266,6 @@ class Supervisor(PollSet):
 
     # -- events ------------------------------------------------------------------------------------
 
-    def turn(self) -> None:
-        """Read messages, remove dead workers, start missing ones."""
-        self.dispatch(self.epoll.poll(0))
-
     def deadline(self) -> float:
         """When `tick` must be called next; `inf`: not for now."""
         due = self._next_try
@@ -409,4 +405,4 @@ class Supervisor(PollSet):
             member.reap()
             member.close()
         self.members.clear()
-        self.epoll.close()
+        super().close()
