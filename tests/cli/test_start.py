@@ -15,7 +15,7 @@ HEAVY = ("zmq", "msgpack", "msgspec", "ctypes", "cloudpickle", "pycurl", "numpy"
     [
         ("nearfar.__main__", ()),
         ("nearfar.cli.producer", ("msgpack", "ctypes")),
-        ("nearfar.cli.consumer", ("msgpack", "ctypes")),
+        ("nearfar.cli.consumer", ("msgspec", "ctypes")),
         ("nearfar.download.local", ("msgpack", "ctypes")),
         ("nearfar.worker.main", ("msgpack",)),
     ],

@@ -87,7 +87,7 @@ def consumer(arguments: list[str]) -> int:
     journal = Journal(order["journal"], order["name"])
     queue = ToTheEnd.connect(order["address"], wait=WAIT, **connecting(order["address"]))
     end = queue._reached()
-    stem = end.machine._stem
+    stem = end.machine.calling._stem
     journal.note("end", uid=end.name)
     watch_stalls(journal, LEASE / 4)
     pause = threading.Event()
