@@ -16,6 +16,10 @@ from typing import Any
 import pytest
 
 from nearfar import Executor, Pool, WorkerLost
+from nearfar.coordinator.scheduler import Scheduler
+from nearfar.coordinator.server import LocalWorkers
+from nearfar.coordinator.status import idle
+from nearfar.worker.supervisor import WorkerListener
 from tests.pool import tasks
 from tests.support.waiting import eventually
 
@@ -111,6 +115,30 @@ def test_workers_can_be_ended_as_in_python_3_14(executor: Executor, method: str,
     executor.shutdown()
     assert not any(process.is_alive() for process in processes.values())
     getattr(executor, method)()  # once more does nothing
+
+
+class _Processes:
+    """A supervisor whose processes do what the test says."""
+
+    def __init__(self, listener: WorkerListener) -> None:
+        self.listener = listener
+        self.quota = None
+
+    def resize(self, count: int) -> None:
+        assert count == 0
+
+    def signal(self, signum: int) -> None:
+        """The signal comes before the process is ready, and ends it a little later."""
+        self.listener.came("0.0", 1)
+
+
+def test_a_worker_that_is_ready_after_all_were_ended_gets_no_call() -> None:
+    scheduler = Scheduler()
+    local = LocalWorkers(scheduler, _Processes, pytest.fail)  # type: ignore[arg-type]
+    local.end(signal.SIGTERM)
+    assert scheduler.workers == {}
+    local.left("0.0")
+    assert idle(scheduler)
 
 
 def test_the_workers_of_another_executor_are_not_ended(executor: Executor) -> None:

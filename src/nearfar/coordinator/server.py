@@ -331,7 +331,7 @@ class LocalWorkers:
         self._workers = coordinator.workers
         self._on_hopeless = on_hopeless
         self._host = socket.gethostname()
-        self._draining = False
+        self._draining = self._signalled = False
         self._ended: set[Worker] = set()
 
     def drain(self) -> None:
@@ -347,6 +347,7 @@ class LocalWorkers:
 
         Workers of other machines that run a task are killed there.
         """
+        self._signalled = True
         self.supervisor.resize(0)
         self.supervisor.signal(signum)
         for worker in self._coordinator.workers.values():
@@ -393,6 +394,8 @@ class LocalWorkers:
 
     def came(self, name: str, pid: int) -> None:
         """As `WorkerListener.came`."""
+        if self._signalled:  # it is about to end: it must get no task
+            return
         worker = Worker(name, self, host=self._host, pid=pid, quota=self.supervisor.quota)
         self._coordinator.worker_came(worker, monotonic())
         if self._draining:
