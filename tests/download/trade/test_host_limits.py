@@ -169,7 +169,7 @@ def test_a_killed_producer_gives_its_connections_to_another(commands: Commands, 
     with Counting(delay=0.05) as web:
         lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(2)]
         if program == "redis":  # only the producer's lease tells that it is dead
-            longer = [web.url(f"/{number}.txt") for number in range(FILES, 3 * FILES)]
+            longer = [web.url(f"/{number}.txt") for number in range(FILES, 5 * FILES)]
             (commands.folder / lists[1]).write_text("\n".join(longer))
         hosting(commands, program=program, producers=2)
         first, second = [far(commands, urls, "--per-host", "2") for urls in lists]
