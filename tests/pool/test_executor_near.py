@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from nearfar import Executor, Pool, WorkerLost
 from nearfar.coordinator.scheduler import Scheduler
 from nearfar.coordinator.server import LocalWorkers
 from nearfar.coordinator.status import idle
-from nearfar.worker.supervisor import WorkerListener
+from nearfar.worker.supervisor import Supervisor
 from tests.pool import tasks
 from tests.support.waiting import eventually
 
@@ -117,28 +119,19 @@ def test_workers_can_be_ended_as_in_python_3_14(executor: Executor, method: str,
     getattr(executor, method)()  # once more does nothing
 
 
-class _Processes:
-    """A supervisor whose processes do what the test says."""
-
-    def __init__(self, listener: WorkerListener) -> None:
-        self.listener = listener
-        self.quota = None
-
-    def resize(self, count: int) -> None:
-        assert count == 0
-
-    def signal(self, signum: int) -> None:
-        """The signal comes before the process is ready, and ends it a little later."""
-        self.listener.came("0.0", 1)
-
-
 def test_a_worker_that_is_ready_after_all_were_ended_gets_no_call() -> None:
     scheduler = Scheduler()
-    local = LocalWorkers(scheduler, _Processes, pytest.fail)  # type: ignore[arg-type]
-    local.end(signal.SIGTERM)
-    assert scheduler.workers == {}
-    local.left("0.0")
+    local = LocalWorkers(scheduler, partial(Supervisor, count=1, context=get_context("fork")), pytest.fail)
+    supervisor = local.supervisor
+    supervisor.start()
+    [member] = supervisor.members.values()
+    assert select.select([member.end.fileno()], [], [], 10)[0], "it never becomes ready"
+    local.end(signal.SIGTERM)  # before that was read
+    while supervisor.members:
+        supervisor.dispatch(supervisor.poll(10))
+        assert scheduler.workers == {}
     assert idle(scheduler)
+    supervisor.close()
 
 
 def test_the_workers_of_another_executor_are_not_ended(executor: Executor) -> None:

@@ -28,7 +28,7 @@ from nearfar.net import resources, sockets
 from nearfar.net.addresses import Address
 from nearfar.net.admission import Authenticator
 from nearfar.net.auth import OWN, Access
-from nearfar.net.failures import PAUSE, LoopFailures, service_failed
+from nearfar.net.failures import LoopFailures, service_failed
 from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import ours
 from nearfar.net.memory import Trim
@@ -331,7 +331,7 @@ class LocalWorkers:
         self._workers = coordinator.workers
         self._on_hopeless = on_hopeless
         self._host = socket.gethostname()
-        self._draining = self._signalled = False
+        self._draining = False
         self._ended: set[Worker] = set()
 
     def drain(self) -> None:
@@ -347,7 +347,6 @@ class LocalWorkers:
 
         Workers of other machines that run a task are killed there.
         """
-        self._signalled = True
         self.supervisor.resize(0)
         self.supervisor.signal(signum)
         for worker in self._coordinator.workers.values():
@@ -394,8 +393,6 @@ class LocalWorkers:
 
     def came(self, name: str, pid: int) -> None:
         """As `WorkerListener.came`."""
-        if self._signalled:  # it is about to end: it must get no task
-            return
         worker = Worker(name, self, host=self._host, pid=pid, quota=self.supervisor.quota)
         self._coordinator.worker_came(worker, monotonic())
         if self._draining:
@@ -554,8 +551,7 @@ class StandaloneCoordinator:
         try:
             events = self._wait()
         except FAILURES as error:
-            self._mishaps.note(error)
-            time.sleep(PAUSE)
+            self._mishaps.pause(error)
             events = []
         with self._lock:
             now = time.monotonic()

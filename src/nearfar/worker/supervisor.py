@@ -308,7 +308,8 @@ class Supervisor(PollSet):
                 self._listener.answered(member.name, found.answers, found.spent)
         else:
             self._stillborn = 0
-            self._listener.came(member.name, member.pid)
+            if not member.retiring:  # a signal may end it at once
+                self._listener.came(member.name, member.pid)
 
     def _look(self, member: WorkerHandle) -> None:
         try:
