@@ -159,18 +159,18 @@ class _Chunk(_Message, tag="chunk"):
     offset: int
 
 
-class _Lost(_Message, tag="lost"):
+class _LostAnswer(_Message, tag="lost"):
     value: StreamLost
 
 
-class _Failed(_Message, tag="failed"):
+class _FailedAnswer(_Message, tag="failed"):
     value: Failure
 
 
 Request = Offer | Files | Open | Resume | StreamChunk | Finish | Abandon
 Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | StreamLost | Failure
 _Request = Offer | _Files | Open | Resume | _Chunk | Finish | Abandon
-_Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | _Lost | _Failed
+_Answer = AlreadySaved | Verdicts | StreamAccepted | ChunkAck | _LostAnswer | _FailedAnswer
 _encoder = Encoder()
 _requests: Decoder[_Request] = Decoder(_Request)
 _answers: Decoder[_Answer] = Decoder(_Answer)
@@ -209,14 +209,14 @@ def decode(message: Any) -> Request:
 def encode_answer(answer: Answer) -> Any:
     """An answer as a value for the transport."""
     if isinstance(answer, StreamLost):
-        return _pack(_Lost(answer))
-    return _pack(_Failed(answer) if isinstance(answer, Failure) else answer)
+        return _pack(_LostAnswer(answer))
+    return _pack(_FailedAnswer(answer) if isinstance(answer, Failure) else answer)
 
 
 def decode_answer(value: Any) -> Answer:
     """The answer in a value. Raises `ProtocolError` for an invalid value."""
     answer = _unpack(value, _answers)
-    return answer.value if isinstance(answer, _Lost | _Failed) else answer
+    return answer.value if isinstance(answer, _LostAnswer | _FailedAnswer) else answer
 
 
 def _pack(message: _Message) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 
 from nearfar.net.validation import ProtocolErrors
 
@@ -52,6 +52,11 @@ class LoopFailures:
     def note(self, error: BaseException, doing: str = "a call failed") -> None:
         """Log an error that the loop has survived."""
         self._complaints.note(f"{self._place} goes on, though {doing}: %s", error, monotonic())
+
+    def pause(self, error: BaseException) -> None:
+        """Log a failure of the loop's wait, and sleep for `PAUSE`: it is repeated after that."""
+        self.note(error)
+        sleep(PAUSE)
 
 
 def on_service_failure(tell: Callable[[str], object]) -> None:

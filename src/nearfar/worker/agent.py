@@ -18,7 +18,7 @@ from nearfar.coordinator.messages import PoolChannel
 from nearfar.errors import CoordinatorLost, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.auth import OWN, Access
-from nearfar.net.failures import PAUSE, LoopFailures
+from nearfar.net.failures import LoopFailures
 from nearfar.net.memory import Trim
 from nearfar.net.process import Waker, about_me, new_name, new_session_stem, resident
 from nearfar.net.resources import CALLER, make_room
@@ -311,8 +311,7 @@ class Agent:
         try:
             unread, events = self._sleep()
         except FAILURES as error:
-            self._mishaps.note(error)
-            time.sleep(PAUSE)
+            self._mishaps.pause(error)
             unread, events = False, {}
         now = time.monotonic()
         if unread:

@@ -267,8 +267,7 @@ class Broker:
         except ValueError:  # closed meanwhile
             return ()
         except sockets.FAILURES as error:
-            self._mishaps.note(error)
-            time.sleep(PAUSE)
+            self._mishaps.pause(error)
             return ()
 
     def turn(self, events: Events) -> bool:

@@ -15,7 +15,7 @@ from nearfar.net import sockets
 from nearfar.net.addresses import Address
 from nearfar.net.auth import Access
 from nearfar.net.driver import Driver, Events, Hold
-from nearfar.net.failures import PAUSE, LoopFailures
+from nearfar.net.failures import LoopFailures
 from nearfar.net.handshake import Connection
 from nearfar.net.process import Waker
 from nearfar.net.session import Connect, SendMessage, SessionStage
@@ -82,21 +82,16 @@ class ClientSockets:
         except ValueError:  # closed meanwhile
             return ()
         except sockets.FAILURES as error:
-            return self._failed(error)
+            self._mishaps.pause(error)
+            return ()
 
     def turn(self, events: Events) -> bool:
         try:
             return not self._epoll.closed and self._turn(events)
         except sockets.FAILURES as error:
-            self._failed(error)
+            self._mishaps.pause(error)
             self.due = 0.0
             return True
-
-    def _failed(self, error: BaseException) -> Events:
-        """A call failed for lack of resources: it is repeated a little later."""
-        self._mishaps.note(error)
-        time.sleep(PAUSE)
-        return ()
 
     def _turn(self, events: Events) -> bool:
         """Perform actions and read, until nothing more arrives; returns whether anything did."""
