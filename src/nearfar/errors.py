@@ -31,6 +31,8 @@ import queue
 import sys
 from concurrent.futures.process import BrokenProcessPool
 
+from nearfar.base_errors import AddressError, KeysError, NearfarError, ProtocolError, QueueLost
+
 __all__ = [
     "AddressError",
     "CoordinatorLost",
@@ -63,28 +65,8 @@ else:
         """Raised by put and get on a queue that was shut down, like `queue.ShutDown` of Python 3.13."""
 
 
-class NearfarError(Exception):
-    """The base class of nearfar's own errors."""
-
-
-class AddressError(NearfarError, ValueError):
-    """An address that cannot be parsed, bound, or used with these options."""
-
-
-class KeysError(NearfarError, ValueError):
-    """A folder of keys that cannot be used: a file is missing, cannot be read, or others can read it."""
-
-
 class ItemError(NearfarError, TypeError):
     """An item that cannot be sent, or one that arrived and cannot be read."""
-
-
-class ProtocolError(NearfarError, ValueError):
-    """A frame that does not follow the protocol."""
-
-
-class QueueLost(NearfarError, ConnectionError):
-    """No host answers at the queue's address, or it went away and did not return in time."""
 
 
 class ProducerLost(NearfarError):

@@ -21,10 +21,7 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
-import socket
 import stat
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -123,6 +120,8 @@ class Output:
                 or not os.access(self._target, os.W_OK, effective_ids=True)
             ):
                 raise
+            import tempfile  # seldom needed, and slow to load
+
             return tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape", newline="")
         if found is not None and not private:
             with contextlib.suppress(OSError):
@@ -144,7 +143,8 @@ class Output:
             if there is not None and stat.S_ISREG(there.st_mode):
                 there_now.truncate(0)
             self.file.seek(0)
-            shutil.copyfileobj(self.file, there_now)
+            while text := self.file.read(1 << 16):
+                there_now.write(text)
         if self._draft is not None:
             self._draft.unlink()
 
@@ -240,6 +240,8 @@ def _special(path: Path, mode: int) -> int:
     if stat.S_ISDIR(mode):
         raise _error(errno.EISDIR, path)
     if stat.S_ISSOCK(mode):
+        import socket
+
         with socket.socket(socket.AF_UNIX) as peer:
             try:
                 peer.connect(os.fspath(path))

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 LAYERS = (
-    ("errors", "output", "readable"),
+    ("base_errors", "errors", "output", "readable"),
     ("net",),
     ("dashboard",),
     ("serialization",),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nearfar.errors import AddressError
+from nearfar.base_errors import AddressError
 
 if TYPE_CHECKING:
     from nearfar.dashboard.board import Board

@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nearfar.base_errors import AddressError
 from nearfar.cli.common import add_logging_options, start_tracker, why
 from nearfar.cli.parser import Renamed
 from nearfar.download.fetch.credentials import Login, read_cookies, read_netrc
 from nearfar.download.fetch.options import FetchOptions
-from nearfar.errors import AddressError
 from nearfar.net import schemes
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ The options are plain argparse: other code reads them from the parser's actions.
 from __future__ import annotations
 
 import argparse
-import shutil
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -26,11 +27,21 @@ REQUIRED = "the following arguments are required"
 """The beginning of argparse's error for missing arguments."""
 
 
+def _columns() -> int:
+    """As `shutil.get_terminal_size`, which argparse would ask for each option; its module loads slowly."""
+    with suppress(KeyError, ValueError):
+        if (named := int(os.environ["COLUMNS"])) > 0:
+            return named
+    with suppress(OSError):
+        return os.get_terminal_size(1).columns or 80
+    return 80
+
+
 class HelpFormatter(argparse.HelpFormatter):
     """Prints defaults, and keeps indented lines of an epilog, such as examples, as they are."""
 
     def __init__(self, prog: str, **others: Any) -> None:
-        width = min(shutil.get_terminal_size().columns, WIDEST) - 2
+        width = min(_columns(), WIDEST) - 2
         super().__init__(prog, **{"max_help_position": 26, "width": width} | others)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import nearfar
+from nearfar.base_errors import AddressError, KeysError, QueueLost
 from nearfar.cli.common import StopRequest, set_up_logging, start_tracker, why
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
@@ -40,12 +42,8 @@ from nearfar.download.account import Account, Failures, InputJobs, Summary, is_o
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.download.input import Arguments, DescriptorSource, Intake, Source
-from nearfar.download.local import LocalDownload
-from nearfar.download.local_process import ProcessPlan
 from nearfar.download.model import StoreError, Underway
-from nearfar.download.watched import HostTally, file_rows
-from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
-from nearfar.net.memory import collecting_seldom, keep_freed_memory
+from nearfar.net.memory import collecting_seldom, keep_freed_memory, loading
 from nearfar.net.schemes import hosted, shown
 
 if TYPE_CHECKING:
@@ -91,8 +89,10 @@ class ProducerRun:
         self.queue_status: Callable[[], QueueStatus | None] = lambda: None
         """Set to what returns the status of the queue, if this program hosts one."""
         self.address = ""
-        self._tally = HostTally()
         if board is not None:
+            from nearfar.download.watched import HostTally
+
+            self._tally = HostTally()
             self.job_source.on_end = self._tally.ended
         self._shown = 0.0
         self._all_counted = True
@@ -181,6 +181,8 @@ class ProducerRun:
 
     def _status(self) -> Status:
         """The status for the dashboard."""
+        from nearfar.download.watched import file_rows
+
         summary, found = self.account.summary(), self.job_source.report()
         counts = self._counts(summary, self.job_source.underway())
         status: Status = {
@@ -405,10 +407,10 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source, p
         try:
             with run.stop:
                 _way(options)(options, fetching, run)
-        except (QueueLost, PoolBroken) as error:
+        except (QueueLost, nearfar.PoolBroken) as error:
             run.close()
             print(f"nearfar producer: {why(error)}", file=sys.stderr)
-            return run.report(Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST, error)
+            return run.report(Exit.UNTRUSTED if isinstance(error, nearfar.NotAdmitted) else Exit.LOST, error)
     if run.stop.requested:
         return run.report(run.stop.exit_code)
     return run.report(Exit.OK if run.summary.complete else Exit.FAILED)
@@ -425,6 +427,12 @@ def _way(
 def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
     queues = bool(options.producers or options.consumers)
     count = 1 if queues else downloaders(options, run.intake.most_lines)
+    if count == 1 and not queues:
+        _alone(options, fetching, run)
+        return
+    from nearfar.download.local import LocalDownload
+    from nearfar.download.local_process import ProcessPlan
+
     producers = (options.producers or 1) if queues else 0
     fetching = fetching._replace(connections=options.jobs // count)
     plan = ProcessPlan(
@@ -444,6 +452,27 @@ def _local(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun
     near = LocalDownload(plan, run.job_source, before_spawning=start_tracker)
     run.stop.tell(near.stop)
     near.run()
+
+
+def _alone(options: argparse.Namespace, fetching: FetchOptions, run: ProducerRun) -> None:
+    """Fetch and save in this process: to start another one would take longer than a few files."""
+    with loading():
+        import nearfar.download.fetch.curl  # noqa: F401
+        from nearfar.download.local_store import LocalStore
+        from nearfar.download.producer import Producer
+        from nearfar.download.store.store import Store
+
+    with (
+        Store(options.output, overwrite=options.overwrite, remote_time=options.remote_time) as store,
+        closing(make_fetcher(fetching)) as fetcher,
+    ):
+        store.sweep()
+        producer = Producer(
+            run.job_source, fetcher, LocalStore(store), jobs=options.jobs, refresh=options.refresh
+        )
+        run.stop.tell(producer.stop)
+        with collecting_seldom():
+            producer.run()
 
 
 def downloaders(options: argparse.Namespace, lines: int | None) -> int:

@@ -17,7 +17,6 @@ import hashlib
 import os
 import re
 import select
-import socket
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -282,7 +281,7 @@ class DescriptorSource:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._stopper, self._stopped = socket.socketpair()
+        self._stopped = os.eventfd(0)
         found = os.fstat(descriptor)
         self.countable = stat.S_ISREG(found.st_mode)
         self.most_lines = found.st_size // LEAST_URL + 1 if self.countable else None
@@ -292,7 +291,7 @@ class DescriptorSource:
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN | select.POLLHUP)
         poller.register(self._stopped, select.POLLIN)
-        while self._stopped.fileno() not in dict(poller.poll()):
+        while self._stopped not in dict(poller.poll()):
             try:
                 block = os.read(self._descriptor, _BLOCK)
             except BlockingIOError:  # another reader was faster
@@ -306,11 +305,10 @@ class DescriptorSource:
         return same_file(self._descriptor, path)
 
     def stop(self) -> None:
-        self._stopper.send(b"\0")
+        os.eventfd_write(self._stopped, 1)
 
     def close(self) -> None:
-        self._stopper.close()
-        self._stopped.close()
+        os.close(self._stopped)
         os.close(self._descriptor)
 
 

@@ -12,7 +12,7 @@ import sqlite3
 from enum import StrEnum
 from typing import NamedTuple
 
-from nearfar.errors import NearfarError
+from nearfar.base_errors import NearfarError
 
 
 class Reason(StrEnum):

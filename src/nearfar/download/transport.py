@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nearfar.download.fetch.base import HostLimits
 from nearfar.download.model import Underway
 from nearfar.net import schemes
+from nearfar.net.memory import loading
 
 if TYPE_CHECKING:
     from nearfar.dashboard.model import QueueStatus
@@ -150,8 +151,7 @@ def open_request_sender(endpoint: Endpoint, *, helper: bool = False) -> RemoteSe
     Raises `AddressError`, `KeysError`; the returned object raises `QueueLost` once the host is absent for
     ``endpoint.wait`` seconds, and `NotAdmitted`.
     """
-    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, endpoint.address)
-    return transport.open_request_sender(endpoint, helper=helper)
+    return _transport(endpoint).open_request_sender(endpoint, helper=helper)
 
 
 def open_request_receiver(endpoint: Endpoint, *, store: str, producers: int = 1) -> RemoteReceiver:
@@ -159,5 +159,10 @@ def open_request_receiver(endpoint: Endpoint, *, store: str, producers: int = 1)
 
     Raises as `open_request_sender`.
     """
-    transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, endpoint.address)
-    return transport.open_request_receiver(endpoint, store=store, producers=producers)
+    return _transport(endpoint).open_request_receiver(endpoint, store=store, producers=producers)
+
+
+def _transport(endpoint: Endpoint) -> RemoteTransport:
+    with loading():
+        transport: RemoteTransport = schemes.load(schemes.DOWNLOADS, endpoint.address)
+    return transport

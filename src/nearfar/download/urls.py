@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
+from nearfar.base_errors import NearfarError
 from nearfar.download.patterns import compile_lazily
-from nearfar.errors import NearfarError
 
 __all__ = ["Url", "UrlError", "ascii_host", "join_url", "one_line", "parse_url", "resource"]
 

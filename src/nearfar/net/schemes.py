@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nearfar.errors import AddressError
+from nearfar.base_errors import AddressError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

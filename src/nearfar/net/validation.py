@@ -27,7 +27,6 @@ NAME = (
 """The pattern of a name: no control or format characters, no line breaks, no spaces but the usual one, no
 surrogates, nothing private. Which characters are assigned depends on the version of Python, so that does not
 matter. ASCII comes first because it is tested faster."""
-_NAME = re.compile(NAME)
 
 
 def lease(value: Any) -> bool:
@@ -35,7 +34,7 @@ def lease(value: Any) -> bool:
 
 
 def name(value: str) -> bool:
-    return len(value) <= LONGEST_NAME and _NAME.match(value) is not None
+    return len(value) <= LONGEST_NAME and re.match(NAME, value) is not None
 
 
 LONGEST_SHOWN = 200

@@ -22,11 +22,10 @@ negative grant).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import NamedTuple
 
-from nearfar.errors import ProtocolError
+from nearfar.base_errors import ProtocolError
 from nearfar.net.timers import Timers
 
 __all__ = ["Claim", "Grant", "SharedLimits", "divide"]
@@ -80,41 +79,47 @@ class Grant(NamedTuple):
     """Seconds for which it must not use the resource."""
 
 
-@dataclass(slots=True)
 class _Share:
     """One member's part of one key."""
 
-    limit: int = 1
-    rate: float = 0.0
-    want: int = 0
-    held: int = 0
-    """Permits that it has; below 0 if it returned some that were taken back meanwhile."""
-    tokens: int = 0
-    """Uses that it asked for and was not granted."""
-    target: int = 0
-    """The target last sent to it."""
-    parked: float = 0.0
-    """Until when it was last told to wait."""
+    __slots__ = ("held", "limit", "parked", "rate", "target", "tokens", "want")
+
+    def __init__(self) -> None:
+        self.limit = 1
+        self.rate = 0.0
+        self.want = 0
+        self.held = 0
+        """Permits that it has; below 0 if it returned some that were taken back meanwhile."""
+        self.tokens = 0
+        """Uses that it asked for and was not granted."""
+        self.target = 0
+        """The target last sent to it."""
+        self.parked = 0.0
+        """Until when it was last told to wait."""
 
 
-@dataclass(slots=True, eq=False)
 class _Key:
     """One resource."""
 
-    name: str
-    due: float = inf
-    shares: dict[str, _Share] = field(default_factory=dict)
-    """By member; where there are more members than permits, the first in this order come first."""
-    parked: float = 0.0
-    window: float = inf
-    """Permits of all members, since the resource complained."""
-    slowed: float = -inf
-    """When it last complained."""
-    turn_ends: float = inf
-    rate: float = 0.0
-    tokens: float = 1.0
-    filled: float = 0.0
-    """The time up to which `tokens` has grown."""
+    __slots__ = (
+        *("due", "filled", "name", "parked", "rate", "shares", "slowed", "tokens", "turn_ends", "window"),
+    )
+
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
+        self.due = inf
+        self.shares: dict[str, _Share] = {}
+        """By member; where there are more members than permits, the first in this order come first."""
+        self.parked = 0.0
+        self.window = inf
+        """Permits of all members, since the resource complained."""
+        self.slowed = -inf
+        """When it last complained."""
+        self.turn_ends = inf
+        self.rate = 0.0
+        self.tokens = 1.0
+        self.filled = now
+        """The time up to which `tokens` has grown."""
 
     @property
     def used(self) -> int:
@@ -183,7 +188,7 @@ class SharedLimits:
     def _claim(self, member: str, claim: Claim, now: float, *, anew: bool) -> None:
         entry = self._keys.get(claim.key)
         if entry is None:
-            entry = self._keys[claim.key] = _Key(claim.key, filled=now)
+            entry = self._keys[claim.key] = _Key(claim.key, now)
         share = entry.shares.get(member)
         if share is None:
             share = entry.shares[member] = _Share()

@@ -84,7 +84,8 @@ class LargeFiles:
 class Run:
     """The commands of a download, each of which is started again with the same line until all is saved.
 
-    `shape`: ``direct``, ``near`` (with -P and -C), ``far``, ``redis`` (whose host is the server) or ``pool``.
+    `shape`: ``alone`` (one process), ``direct`` (several, for a list that may have many lines), ``near``
+    (with -P and -C), ``far``, ``redis`` (whose host is the server) or ``pool``.
     """
 
     shape: str
@@ -99,7 +100,11 @@ class Run:
         nearfar, queue = [sys.executable, "-m", "nearfar"], f"ipc://{self.folder}/queue"
         urls = [self.files.web.url(path) for path in self.files.bodies]
         self.saved_in = self.folder / "saved"
-        if self.shape in ("direct", "near"):
+        if self.shape == "direct":
+            listed = self.folder / "urls.txt"
+            listed.write_text("\n".join([*urls, f"# {'-' * 1000}"]))
+            urls = ["-i", str(listed)]
+        if self.shape in ("alone", "direct", "near"):
             processes = ["-P", "2", "-C", "2"] if self.shape == "near" else []
             local = ["--queue", "local", "-o", str(self.saved_in)]
             self.commands = {"producer": [*nearfar, "producer", *local, *processes, *urls]}

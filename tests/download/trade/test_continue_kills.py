@@ -24,6 +24,7 @@ def files() -> Iterator[LargeFiles]:
 @pytest.mark.parametrize(
     ("shape", "victim"),
     [
+        ("alone", "producer"),
         ("direct", "producer"),
         ("direct", "producer's child"),
         ("near", "producer"),

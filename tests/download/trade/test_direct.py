@@ -93,8 +93,10 @@ def test_processes_that_die_again_and_again_are_given_up(web: Web, tmp_path: Pat
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )
     (tmp_path / "deadly.py").write_text(script)
+    # A list that may have many lines: for a few, the command fetches and saves them itself.
+    (tmp_path / "urls").write_text(f"{web.url('/1.png')}\n# {'-' * 1000}\n")
     run = subprocess.run(
-        [sys.executable, "deadly.py", "producer", web.url("/1.png"), "--queue", "local", "-o", "files"],
+        [sys.executable, "deadly.py", "producer", "-i", "urls", "--queue", "local", "-o", "files"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

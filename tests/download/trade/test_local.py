@@ -279,7 +279,7 @@ def test_the_input_may_be_a_pipe_that_speaks_slowly(web: Web, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "processes"), [((), 2), (("-P", "1", "-C", "1"), 3)])
+@pytest.mark.parametrize(("options", "processes"), [((), 1), (("-P", "1", "-C", "1"), 3)])
 def test_a_large_file_costs_no_process_much_memory(
     web: Web, tmp_path: Path, options: tuple[str, ...], processes: int
 ) -> None:

@@ -7,13 +7,13 @@ the socket interface, which calls back twice per file, to register and to drop a
 from __future__ import annotations
 
 import logging
-import random
+import os
 import select
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from threading import RLock
+from typing import TYPE_CHECKING
 
 from nearfar.download.fetch.base import HostLimits, Sink, Trouble
 from nearfar.download.fetch.curl_handle import ABORTED, Handle, pycurl
@@ -26,6 +26,9 @@ from nearfar.download.fetch.transfer import ANSWERED, Step, Throttle, Transfer, 
 from nearfar.download.model import HostNow, Job, Partial, Reason, Saved
 from nearfar.download.redact import redact_url
 from nearfar.download.urls import UrlError
+
+if TYPE_CHECKING:
+    from random import Random
 
 __all__ = ["CurlFetcher"]
 
@@ -64,17 +67,17 @@ class CurlFetcher:
         self,
         options: FetchOptions | None = None,
         *,
-        rng: random.Random | None = None,
+        rng: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options or FetchOptions()
-        self._rng = rng or random.Random()
+        self._rng = rng
         self._clock = clock
         self._fields = RequestFields(self._options)
         self._multi = make_multi(self._options)
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # A ring after `close` must not be written to a file that has got the number meanwhile.
+        self._ringing = RLock()
         self._schedule: Schedule[Transfer] = Schedule(
             self._options.connections, self._options.per_host, self._options.host_rate
         )
@@ -160,9 +163,9 @@ class CurlFetcher:
             self._multi = make_multi(self._options)
 
     def wake(self) -> None:
-        # A full pipe wakes the reader as well; a closed one has no reader.
-        with suppress(OSError):
-            self._waker.send(b"\0")
+        with self._ringing:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
 
     def poll(self, timeout: float) -> None:
         if self._fail_refused():
@@ -202,8 +205,10 @@ class CurlFetcher:
             handle.close()
         self._idle.clear()
         self._multi.close()
-        self._waker.close()
-        self._woken.close()
+        with self._ringing:
+            bell, self._bell = self._bell, -1
+            if bell >= 0:
+                os.close(bell)
 
     def _fail_refused(self) -> bool:
         """Report what `add` refused; True if there was something."""
@@ -276,10 +281,9 @@ class CurlFetcher:
             if milliseconds > 0:
                 timeout = min(timeout, milliseconds / 1000)
             readers, writers, _ = self._multi.fdset()
-        woken = self._woken.fileno()
-        ready, _, _ = select.select([woken, *readers], writers, [], max(0.0, timeout))
-        if woken in ready:
-            self._woken.recv(4096)
+        ready, _, _ = select.select([self._bell, *readers], writers, [], max(0.0, timeout))
+        if self._bell in ready:
+            os.eventfd_read(self._bell)
 
     def _look(self) -> None:
         """Pass on the received bytes of incomplete bodies: large amounts at once, all from time to time."""
@@ -354,17 +358,24 @@ class CurlFetcher:
         if step is Step.FOLLOW:
             self._schedule.add(transfer.url.host, transfer, first=True)
         elif step is Step.RETRY:
-            delay = backoff(max(1, transfer.tried), self._options, self._rng)
+            delay = backoff(max(1, transfer.tried), self._options, self._dice())
             _log_retry(transfer, delay)
             transfer.again()
             self._schedule.add_later(transfer.url.host, transfer, now + delay)
+
+    def _dice(self) -> Random:
+        if self._rng is None:
+            from random import Random  # most runs need none
+
+            self._rng = Random()
+        return self._rng
 
     def _wait_for(self, host: str, transfer: Transfer, now: float) -> None:
         """`host` deferred a request: ask again when it allows, behind the others, or give up."""
         assert transfer.trouble is not None
         # A host that names a very short time is not polled in a tight loop.
         seconds = max(
-            park(transfer.trouble, self._options), backoff(transfer.put_off, self._options, self._rng)
+            park(transfer.trouble, self._options), backoff(transfer.put_off, self._options, self._dice())
         )
         silent = self._schedule.put_off(host, now, seconds)
         if silent == seconds >= WORTH_TELLING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from contextlib import suppress
 from typing import Any
@@ -85,6 +84,8 @@ def shut_connection(descriptor: int, port: int) -> None:
 
     Nothing happens if libcurl has closed it: the descriptor may be of another file by now.
     """
+    import socket  # needed where limits are shared, and by --no-private
+
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
         name = connection.getsockname()
         if isinstance(name, tuple) and name[1] == port:
@@ -283,7 +284,9 @@ class Handle:
         So no second name lookup can change the address between check and use. A connection that is reused was
         checked when it was opened.
         """
-        from nearfar.download.public import is_public  # needed by --no-private only
+        import socket
+
+        from nearfar.download.public import is_public
 
         family, kind, protocol, place = address
         if family not in (socket.AF_INET, socket.AF_INET6) or not is_public(place[0]):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from enum import Enum, auto
-from random import Random
+from typing import TYPE_CHECKING
 
 from nearfar.download.fetch import headers
 from nearfar.download.fetch.base import Sink, Trouble, from_status, unreadable
@@ -32,6 +32,9 @@ from nearfar.download.model import Body, Head, Job, Partial, Reason, Saved
 from nearfar.download.redact import redact_url, written
 from nearfar.download.store.names import GENERIC, LOOK, is_page, kind_of, looks_like_page, matches, promised
 from nearfar.download.urls import Url, UrlError, join_url, parse_url
+
+if TYPE_CHECKING:
+    from random import Random
 
 __all__ = ["DNS_TRIES", "Gains", "Step", "Throttle", "Transfer", "backoff", "park", "worth_another"]
 

@@ -23,15 +23,16 @@ class Digest:
         """`state`: a hash of the bytes so far; None: there are none."""
         self._hash = state or hashlib.sha256()
         self._thread: Thread | None = None
-        self._pieces: Queue[bytes | Callable[[str], None] | None]
+        self._pieces: Queue[bytes | memoryview | Callable[[str], None] | None]
         """Queue to the thread, if there is one; None ends it."""
 
     def update(self, data: bytes | memoryview) -> None:
-        """Append `data`; it may be a view that is valid only during this call."""
+        """Append `data`. A view may become invalid after this call, unless it is one of `bytes`."""
         if self._thread is None and (len(data) < LARGE or not self._start()):
             self._hash.update(data)
         else:
-            self._pieces.put(bytes(data))
+            lasts = isinstance(data, memoryview) and type(data.obj) is bytes
+            self._pieces.put(data if lasts else bytes(data))
 
     def mark(self, on_digest: Callable[[str], None]) -> None:
         """Call `on_digest` with the digest of all bytes so far, from either thread. It must not raise."""
@@ -66,7 +67,7 @@ class Digest:
 
     def _work(self) -> None:
         while (data := self._pieces.get()) is not None:
-            if isinstance(data, bytes):
+            if isinstance(data, bytes | memoryview):
                 self._hash.update(data)
             else:
                 data(self._hash.copy().hexdigest())
