@@ -43,7 +43,7 @@ def finish(world: World) -> None:
     assert not machine.book.clients and not peers._remote_clients.all
     assert not any(worker.batches for worker in machine.workers.values())
     assert len(peers.sessions) == sum(agent.alive for agent in world.agents)
-    assert peers.malformed == 0
+    assert peers.table.malformed == 0
     for agent in world.agents:
         if agent.alive:
             assert not agent.machine.kept, "answers that nobody releases"
