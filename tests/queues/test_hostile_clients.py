@@ -273,7 +273,7 @@ def test_early_messages_take_a_bounded_amount_of_memory() -> None:
     body = bytes(1 << 20)
     for number in range(2, FURTHEST_AHEAD):
         line.accept(number, body)
-    assert len(line._early) <= HEAVIEST_AHEAD // len(body)
+    assert len(line.early) <= HEAVIEST_AHEAD // len(body)
     assert line._weight <= HEAVIEST_AHEAD
     assert len(line.accept(1, b"")) == 1 + HEAVIEST_AHEAD // (len(body) + MESSAGE_WEIGHS)
     assert line._weight == 0
