@@ -245,43 +245,6 @@ class Store:
         self.close()
 
 
-GROUP = 256
-"""Files of a commit at most; each keeps a descriptor open until then."""
-GROUP_SIZE = 8 * 1024 * 1024
-"""Bytes of a commit of small files: half of a producer's unanswered bytes, so that it need not pause."""
-
-
-class Group:
-    """Finished drafts of one store to be committed together."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._drafts: dict[Draft, Callable[[Saved | Failure], None]] = {}
-        self._size = 0
-
-    def add(self, draft: Draft, on_verdict: Callable[[Saved | Failure], None], size: int) -> None:
-        """`on_verdict` is called inside `commit`. `size`: bytes that still have to be synced, about."""
-        self._drafts[draft] = on_verdict
-        self._size += size
-
-    @property
-    def full(self) -> bool:
-        return len(self._drafts) >= GROUP or self._size >= GROUP_SIZE
-
-    def commit(self) -> None:
-        """Save the drafts; the group is empty then."""
-        drafts, self._drafts, self._size = self._drafts, {}, 0
-        if drafts:
-            for draft, verdict in self._store.commit(drafts):
-                drafts[draft](verdict)
-
-    def __len__(self) -> int:
-        return len(self._drafts)
-
-    def __iter__(self) -> Iterator[Draft]:
-        return iter(self._drafts)
-
-
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
     try:
