@@ -296,7 +296,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would be fetched, to which name, and what is there already; fetch nothing",
+        help="print what would be fetched, to which name, and what exists already; fetch nothing",
     )
     group.add_argument(
         "-c",
