@@ -4,7 +4,7 @@ Each process has a pipe to its parent::
 
     parent -> child    jobs  [(number, *job)...] | end | stop | hosts [grant...]
     child  -> parent   want  how many            | ended [(number, saved, *what)...]
-                       | underway (size, ...)    | report (hosts, files)
+                       | underway of `Underway`  | report of `Report`
                        hosts [claim...]: of permits for hosts, which the parent holds
     parent -> consumer end
 
@@ -87,7 +87,7 @@ class PipeLimits:
 
     def __init__(self, pipe: Connection[Any, Any]) -> None:
         self._pipe = pipe
-        self.arrived: deque[tuple[Any, ...]] = deque()
+        self.arrived: deque[Grant] = deque()
         """Grants, from the thread that listens."""
 
     def session(self) -> int:
@@ -98,10 +98,10 @@ class PipeLimits:
 
     def receive(self) -> Sequence[Grant]:
         arrived = self.arrived
-        return [Grant._make(arrived.popleft()) for _ in range(len(arrived))]
+        return [arrived.popleft() for _ in range(len(arrived))]
 
     def claim(self, session: int, claims: Sequence[Claim]) -> None:
-        self._pipe.send(("hosts", [tuple(claim) for claim in claims]))
+        self._pipe.send(("hosts", claims))
 
     def due(self) -> float:
         return math.inf
@@ -173,11 +173,10 @@ class PipeJobs:
             if underway != self._told or now >= self._alive_due:
                 self._told = underway
                 self._alive_due = now + ALIVE_EVERY
-                self._pipe.send(("underway", tuple(underway)))
+                self._pipe.send(("underway", underway))
         if now >= self._report_due:
             self._report_due = now + REPORTED_EVERY
-            hosts, files = self.report()
-            self._pipe.send(("report", (list(map(tuple, hosts)), list(map(tuple, files)))))
+            self._pipe.send(("report", self.report()))
 
 
 def read_ending(saved: bool, *what: Any) -> Ended:

@@ -88,7 +88,7 @@ def test_no_process_outlives_a_command_that_is_killed_and_the_same_command_goes_
 def test_processes_that_die_again_and_again_are_given_up(web: Web, tmp_path: Path) -> None:
     script = (
         "import os, sys; from nearfar.download.local_store import LocalStore\n"
-        "LocalStore._whole = lambda self, draft, settle: os.kill(os.getpid(), 9)\n"
+        "LocalStore.add = lambda self, draft, settle: os.kill(os.getpid(), 9)\n"
         "from nearfar.__main__ import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )
