@@ -48,8 +48,8 @@ def hosting(commands: Commands, *, program: str, producers: int) -> list[subproc
     if program == "redis":
         commands.address = redis_server.address()
     if program in ("consumer", "redis"):
-        return [commands.host("-o", "a", "--producers", str(producers))]
-    host = commands.start("queue", "--bind", commands.address, "--producers", str(producers))
+        return [commands.host("-o", "a", "--expected-producers", str(producers))]
+    host = commands.start("queue", "--bind", commands.address, "--expected-producers", str(producers))
     return [host, commands.join("-o", "a")]
 
 
@@ -193,7 +193,7 @@ def test_a_restarted_host_does_not_exceed_the_limit(commands: Commands) -> None:
         assert eventually(lambda: len(web.times) > 40)
         host.kill()
         host.wait()
-        commands.start("queue", "--bind", commands.address, "--producers", "2")
+        commands.start("queue", "--bind", commands.address, "--expected-producers", "2")
         for producer in producers:
             assert ended(producer)[0] == Exit.OK
         assert web.most_open <= 3
