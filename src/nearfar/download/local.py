@@ -37,8 +37,7 @@ from nearfar.download.local_process import (
     SIGNALS,
     ProcessPlan,
     consume,
-    download,
-    produce,
+    fetch,
     read_ending,
 )
 from nearfar.download.model import Ending, Job, Report, Saved, Underway
@@ -149,7 +148,7 @@ class LocalDownload:
         self._choose_context()
         if not self._plan.producers:
             for number in range(self._plan.downloaders):
-                self._producers.append(self._spawn(download, number))
+                self._producers.append(self._spawn(fetch, number))
             return
         from nearfar.download.near_transport import Arena, Routes
 
@@ -163,7 +162,7 @@ class LocalDownload:
         for name in names:
             self._consumers.append(self._spawn(consume, name))
         for number in range(self._plan.producers):
-            self._producers.append(self._spawn(produce, number))
+            self._producers.append(self._spawn(fetch, number))
 
     def _sweep(self) -> None:
         """Determine what killed processes have saved, and remove their temporaries."""
@@ -177,7 +176,8 @@ class LocalDownload:
         elif not self._plan.producers:
             # Load what all of them need once, before the fork.
             import nearfar.download.fetch.curl
-            import nearfar.download.local_store  # noqa: F401
+            import nearfar.download.local_store
+            import nearfar.download.producer  # noqa: F401
 
     def _queue(self) -> NearQueue:
         from nearfar.queues.near import NearQueue
@@ -255,7 +255,7 @@ class LocalDownload:
             self._count_death()
             self._choose_context()
             for number, _ in enumerate(dead):
-                self._producers.append(self._spawn(download, number))
+                self._producers.append(self._spawn(fetch, number))
 
     def _count_death(self) -> None:
         self._fruitless += 1

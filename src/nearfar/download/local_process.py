@@ -39,6 +39,7 @@ from nearfar.queues.limits import Claim, Grant
 
 if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
+    from nearfar.download.producer import Destination
 
 ORPHANED = 70
 REPORTED_EVERY = 1.0
@@ -198,19 +199,16 @@ def _short_words() -> Iterator[None]:
 
 
 @_short_words()
-def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any, Any]) -> None:
-    """The main function of a process that fetches and saves."""
+def fetch(plan: ProcessPlan, routes: Routes | None, number: int, pipe: Connection[Any, Any]) -> None:
+    """The main function of a process that fetches, and saves or, with `routes`, sends files to consumers."""
     _prepare(plan)
-    from nearfar.download.local_store import LocalStore
     from nearfar.download.producer import Producer
-    from nearfar.download.store.store import Store
 
     fetcher = plan.make_fetcher()
     job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
-    with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
-        if plan.shared:
-            fetcher.share(job_source.limits)
-        destination = LocalStore(store)
+    if plan.shared:
+        fetcher.share(job_source.limits)
+    with _destination(plan, routes, number) as destination:
         producer = Producer(
             job_source,
             fetcher,
@@ -225,28 +223,21 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     fetcher.close()
 
 
-@_short_words()
-def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
-    """The main function of a producer process."""
-    _prepare(plan)
+@contextmanager
+def _destination(plan: ProcessPlan, routes: Routes | None, number: int) -> Iterator[Destination]:
+    if routes is None:
+        from nearfar.download.local_store import LocalStore
+        from nearfar.download.store.store import Store
+
+        with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
+            yield LocalStore(store)
+        return
     from nearfar.download.near_transport import NearRequestSender
-    from nearfar.download.producer import Producer
     from nearfar.download.remote_stores import RemoteStores
 
-    fetcher = plan.make_fetcher()
     request_sender = NearRequestSender(routes, number)
-    job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
-    if plan.shared:
-        fetcher.share(job_source.limits)
-    stores = RemoteStores(request_sender)
-    producer = Producer(
-        job_source, fetcher, stores, jobs=plan.jobs, ahead=AHEAD * plan.jobs, refresh=plan.refresh
-    )
-    Thread(target=job_source.listen, name="parent", daemon=True).start()
-    _collect_seldom()
-    producer.run()
+    yield RemoteStores(request_sender)
     request_sender.close(None)
-    fetcher.close()
 
 
 @_short_words()

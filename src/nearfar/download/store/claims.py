@@ -58,10 +58,8 @@ class Claims:
         """
         wishes = [fold(draft.label) for draft in drafts]
         keys = [draft.key for draft in drafts]
-        saved, taken = dict[bytes, list[ManifestEntry]](), set[str]()
-        if self._manifest.known(keys, wishes):
-            saved = self._manifest.by_key(keys)
-            taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
+        saved = self._manifest.by_key(keys)
+        taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
         claimed: dict[str, NameClaim] = {}
         ended: dict[Draft, Saved | StoreError] = {}
         seen: set[bytes] = set()
@@ -147,13 +145,12 @@ class Claims:
         if intent.key == key or not owners.alive(owner, self._folders.root):
             self.resolve(intent)
 
-    def resolve(self, intent: ManifestEntry) -> bool:
+    def resolve(self, intent: ManifestEntry) -> None:
         """Turn an intent without owner into a saved file, if the file has its name; otherwise drop it."""
-        self._manifest.withdraw([intent.fold])
-        if not self.same(intent):
-            return False
-        self._manifest.add(intent)
-        return True
+        if self.same(intent):
+            self._manifest.promote(fold=intent.fold)
+        else:
+            self._manifest.withdraw([intent.fold])
 
     def resolve_all(self, owner: str) -> None:
         """`resolve` every intent of an owner."""

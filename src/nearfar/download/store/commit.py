@@ -212,7 +212,7 @@ class Committer:
         self._step("intended")
         with self._manifest.transaction():
             placed = self._place(claims, ended)
-            self._manifest.promote(self._owner)
+            self._manifest.promote(owner=self._owner)
             self._partials.drop_all(draft.recorded for draft in placed if draft.recorded is not None)
             self._step("recorded")
         self._unsettled = False
@@ -220,10 +220,8 @@ class Committer:
 
     def _place(self, claims: list[NameClaim], ended: _Endings) -> dict[Draft, Saved]:
         """Give the names, under the manifest's lock: no other process can take over an intent meanwhile."""
-        mine = claims
-        if self._manifest.count_of(self._owner) != len(claims):
-            held = self._manifest.folds_of(self._owner)
-            mine = [claim for claim in claims if claim.entry.fold in held]
+        held = self._manifest.folds_of(self._owner)
+        mine = [claim for claim in claims if claim.entry.fold in held]
         placed: dict[Draft, Saved] = {}
         for claim in mine:
             try:

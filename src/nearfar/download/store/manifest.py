@@ -146,20 +146,6 @@ class Manifest:
         """The saved files with these names."""
         return {entry.fold: entry for entry in self._select("files", "fold", list(folds))}
 
-    def known(self, keys: Sequence[bytes], folds: Sequence[str]) -> bool:
-        """Whether any of the keys is in the manifest, or any of the names is taken or intended."""
-        for start in range(0, len(keys), AT_ONCE // 2):
-            some_keys, some_folds = (each[start : start + AT_ONCE // 2] for each in (keys, folds))
-            marks = ", ".join("?" * len(some_keys))
-            if self.db.execute(
-                f"SELECT EXISTS (SELECT 1 FROM files WHERE key IN ({marks}))"
-                f" OR EXISTS (SELECT 1 FROM files WHERE fold IN ({marks}))"
-                f" OR EXISTS (SELECT 1 FROM intents WHERE fold IN ({marks}))",
-                (*some_keys, *some_folds, *some_folds),
-            ).fetchone()[0]:
-                return True
-        return False
-
     def intents(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
         """The intents of any store on these names."""
         return {entry.fold: entry for entry in self._select("intents", "fold", list(folds))}
@@ -189,10 +175,6 @@ class Manifest:
         found = self.db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
         return {entry.fold: entry for entry in map(ManifestEntry._make, found)}
 
-    def count_of(self, owner: str) -> int:
-        """The number of `intents_of`."""
-        return int(self.db.execute("SELECT count(*) FROM intents WHERE owner = ?", (owner,)).fetchone()[0])
-
     def folds_of(self, owner: str) -> set[str]:
         """The names of `intents_of`."""
         return {fold for (fold,) in self.db.execute("SELECT fold FROM intents WHERE owner = ?", (owner,))}
@@ -210,30 +192,22 @@ class Manifest:
         """Drop the intents on these names."""
         self.db.executemany("DELETE FROM intents WHERE fold = ?", ((fold,) for fold in folds))
 
-    def promote(self, owner: str) -> None:
-        """Turn every intent of `owner` into a saved file, in place of any with the same name. The record of
-        an earlier version of the same file is kept in the table ``replaced``."""
+    def promote(self, *, owner: str | None = None, fold: str | None = None) -> None:
+        """Turn every intent of `owner`, or the one on the name `fold`, into a saved file, in place of any
+        with the same name. The record of an earlier version of the same file is kept in the table
+        ``replaced``."""
+        where, value = ("owner", owner) if fold is None else ("fold", fold)
         fields = ", ".join(f"files.{name}" for name in ManifestEntry._fields)
         self.db.execute(
             f"INSERT INTO replaced ({_FIELDS}, replaced) SELECT {fields}, intents.time"
-            " FROM intents JOIN files USING (fold, key) WHERE owner = ?",
-            (owner,),
+            f" FROM intents JOIN files USING (fold, key) WHERE {where} = ?",
+            (value,),
         )
         self.db.execute(
-            f"INSERT OR REPLACE INTO files ({_FIELDS}) SELECT {_FIELDS} FROM intents WHERE owner = ?",
-            (owner,),
+            f"INSERT OR REPLACE INTO files ({_FIELDS}) SELECT {_FIELDS} FROM intents WHERE {where} = ?",
+            (value,),
         )
-        self.db.execute("DELETE FROM intents WHERE owner = ?", (owner,))
-
-    def add(self, entry: ManifestEntry) -> None:
-        """Record a saved file, in place of any with the same name; an earlier record is kept as by
-        `promote`."""
-        self.db.execute(
-            f"INSERT INTO replaced ({_FIELDS}, replaced) SELECT {_FIELDS}, ? FROM files"
-            " WHERE fold = ? AND key = ?",
-            (entry.time, entry.fold, entry.key),
-        )
-        self.db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
+        self.db.execute(f"DELETE FROM intents WHERE {where} = ?", (value,))
 
     def renew(self, entry: ManifestEntry) -> None:
         """Record new validators of a saved file."""
