@@ -86,6 +86,7 @@ TRUSTED = {
     ("nearfar.errors", "concurrent.futures.process.BrokenProcessPool"): "only the type of an error",
     ("nearfar.pool.executor", "concurrent.futures.process._RemoteTraceback"): "only the type of an error",
     ("nearfar.pool.near_engine", "multiprocessing.get_context"): STARTS,
+    ("nearfar.pool.limited_calls", "multiprocessing.get_context"): STARTS,
     ("nearfar.cli.options", "multiprocessing.get_context"): STARTS,
     ("nearfar.cli.options", "multiprocessing.forkserver"): STARTS,
     ("nearfar.cli.options", "multiprocessing.forkserver.set_forkserver_preload"): "names modules of ours",
