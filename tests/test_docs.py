@@ -53,6 +53,34 @@ def test_every_source_file_that_a_page_names_exists() -> None:
     assert missing == []
 
 
+@cache
+def methods() -> dict[str, tuple[frozenset[str], tuple[str, ...]]]:
+    """The methods and the bases of each class of the package, by the class's name."""
+    found = {}
+    for path in (ROOT / "src" / "nearfar").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                own = frozenset(each.name for each in node.body if isinstance(each, ast.FunctionDef))
+                found[node.name] = own, tuple(each.id for each in node.bases if isinstance(each, ast.Name))
+    return found
+
+
+def has_method(kind: str, method: str) -> bool:
+    own, bases = methods().get(kind, (frozenset(), ()))
+    return method in own or any(has_method(base, method) for base in bases)
+
+
+@pytest.mark.parametrize("page", ["design.md", "decisions.md", "map.md"])
+def test_every_method_that_it_names_exists(page: str) -> None:
+    """In the drawings ``Class.method -> Class.method``, and in text between single backticks."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    drawings = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
+    found = re.findall(r"\b([A-Z]\w+)\.([a-z_]\w*)\b", drawings)
+    found += re.findall(r"`([A-Z]\w+)\.([a-z_]\w*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    assert found
+    assert [f"{kind}.{method}" for kind, method in found if not has_method(kind, method)] == []
+
+
 def test_the_page_of_the_contrast_is_whole_and_small() -> None:
     page = ROOT / "docs" / "_extra" / "nearfar-contrast.html"
     text = page.read_text(encoding="utf-8")
