@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
+import nearfar  # its errors when they are needed: they load multiprocessing
 from nearfar.cli.exits import Exit, leave
 from nearfar.net import resources
 from nearfar.readable import json_line, readable
@@ -89,9 +90,6 @@ def set_up_logging(options: argparse.Namespace) -> None:
     text = TextFormatter(color=in_color(options.color))
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else text)
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Once: not again in the processes that this one starts.
-    for said in vars(options).pop("renamed", ()):
-        logging.getLogger("nearfar").warning("%s", said)
 
 
 class StderrHandler(logging.Handler):
@@ -275,6 +273,30 @@ def why(error: Exception) -> str:
         reason = error.strerror.lower()
         return readable(f"{error.filename}: {reason}" if error.filename else reason)
     return readable(str(error), keep="\n")
+
+
+def complain(program: str, error: Exception) -> int:
+    """Print the reason of an error that ends `program`, and return its exit code."""
+    print(f"nearfar {program}: {why(error)}", file=sys.stderr)
+    return exit_code(error)
+
+
+def exit_code(error: BaseException) -> Exit:
+    """The exit code of a program that ends with this error."""
+    if isinstance(error, nearfar.NotAdmitted):
+        return Exit.UNTRUSTED
+    if isinstance(error, nearfar.QueueLost | nearfar.ProducerLost | nearfar.CoordinatorLost):
+        return Exit.LOST
+    return Exit.FAILED if isinstance(error, nearfar.PoolBroken) else Exit.USAGE
+
+
+def reported(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Errors of nearfar that end a program with `complain`, and `more`."""
+    return (
+        *(nearfar.AddressError, nearfar.KeysError, nearfar.QueueLost),
+        *(nearfar.ProducerLost, nearfar.PoolBroken),
+        *more,
+    )
 
 
 LEAST = 64

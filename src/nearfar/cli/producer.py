@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import nearfar
-from nearfar.base_errors import AddressError, KeysError, QueueLost
-from nearfar.cli.common import StopRequest, set_up_logging, start_tracker, why
+from nearfar.base_errors import AddressError, QueueLost
+from nearfar.cli.common import StopRequest, complain, reported, set_up_logging, start_tracker, why
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
 from nearfar.cli.exits import Exit, tell, tell_json
@@ -255,9 +255,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             return _dry_run(options, source)
         return _work(options, fetching, source, progress)
-    except (AddressError, KeysError, StoreError, OSError) as error:
-        print(f"nearfar producer: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
+    except reported(StoreError, OSError) as error:
+        return complain("producer", error)
     finally:
         source.close()
 
@@ -409,8 +408,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source, p
                 _way(options)(options, fetching, run)
         except (QueueLost, nearfar.PoolBroken) as error:
             run.close()
-            print(f"nearfar producer: {why(error)}", file=sys.stderr)
-            return run.report(Exit.UNTRUSTED if isinstance(error, nearfar.NotAdmitted) else Exit.LOST, error)
+            return run.report(complain("producer", error), error)
     if run.stop.requested:
         return run.report(run.stop.exit_code)
     return run.report(Exit.OK if run.summary.complete else Exit.FAILED)
