@@ -98,6 +98,9 @@ def set_up_logging(options: argparse.Namespace) -> None:
     text = TextFormatter(color=in_color(options.color))
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else text)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Once: not again in the processes that this one starts.
+    for said in vars(options).pop("renamed", ()):
+        logging.getLogger("nearfar").warning("%s", said)
 
 
 class StderrHandler(logging.Handler):
