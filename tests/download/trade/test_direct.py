@@ -12,6 +12,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from nearfar.download.local import FRUITLESS
 from tests.download.trade.commands import ALL, LARGE, SMALL, ended, saved_in, serve
+from tests.support.programs import starter
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -33,8 +34,9 @@ def web() -> Iterator[Web]:
 def start(web: Web, folder: Path, *prefix: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     (folder / "urls.txt").write_text("\n".join(map(web.url, ["/large.bin", *SMALL])))
     arguments = ["producer", "-i", str(folder / "urls.txt"), "--queue", "local", "-o", str(folder / "files")]
-    return subprocess.Popen(
-        [sys.executable, "-m", *(prefix or ["nearfar"]), *arguments, *options],
+    command = [sys.executable, "-m", *(prefix or ["nearfar"]), *arguments, *options]
+    return starter(command)(
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -52,7 +54,7 @@ def verify(folder: Path) -> None:
     assert {path.name for path in (folder / "files").glob(".*")} <= manifest
 
 
-@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("nth", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("point", CHILD)
 def test_a_process_that_is_killed_costs_what_it_had_in_hand(
     web: Web, tmp_path: Path, point: str, nth: int
