@@ -23,10 +23,10 @@ def functions(path: Path) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_test_that_it_names_exists(page: Path) -> None:
-    found = PROOF.findall(page.read_text(encoding="utf-8"))
-    assert [f"{file}::{name}" for file, name in found if not is_there(file, name)] == []
+def test_every_test_that_a_page_names_exists() -> None:
+    found = [(page, *proof) for page in PAGES for proof in PROOF.findall(page.read_text(encoding="utf-8"))]
+    missing = [f"{page.name}: {file}::{name}" for page, file, name in found if not is_there(file, name)]
+    assert missing == []
 
 
 def is_there(file: str, name: str) -> bool:
@@ -35,19 +35,22 @@ def is_there(file: str, name: str) -> bool:
     return any(not name or name in functions(path) for path in paths)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_page_that_it_links_to_exists(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+def test_every_page_that_a_page_links_to_exists() -> None:
+    missing = []
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        missing += [(page, link) for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_source_file_that_it_names_exists(page: Path) -> None:
-    found = re.findall(r"`((?:[a-z0-9_]+/)+(?!test_)\w+\.py)`", page.read_text(encoding="utf-8"))
+def test_every_source_file_that_a_page_names_exists() -> None:
     package = ROOT / "src" / "nearfar"
     places = (ROOT, package, package / "download", ROOT / "src", TESTS)
-    assert [file for file in found if not any((place / file).exists() for place in places)] == []
+    missing = []
+    for page in PAGES:
+        found = re.findall(r"`((?:[a-z0-9_]+/)+(?!test_)\w+\.py)`", page.read_text(encoding="utf-8"))
+        missing += [(page, file) for file in found if not any((place / file).exists() for place in places)]
+    assert missing == []
 
 
 @cache
