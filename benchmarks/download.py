@@ -1,8 +1,9 @@
 """Downloads side by side: nearfar near and far, ``curl --parallel``, and aria2c and wget2 where installed.
 
-Files are served on loopback; every contestant fetches all of them into a new folder, 16 at a time. nearfar
-also checks sizes, counts SHA-256, syncs, renames, and keeps a manifest; the others do not. Last, nearfar
-alone fetches many tiny files while the memory of its processes is watched.
+Many small files, some longer ones, a large one, and a single small one are served on loopback; every
+contestant fetches all of them into a new folder, 16 at a time. nearfar also checks sizes, counts SHA-256,
+syncs, renames, and keeps a manifest; the others do not. Last, nearfar alone fetches many tiny files while the
+memory of its processes is watched.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ class Sizes(NamedTuple):
 
     files: int
     """Of 10 to 30 KiB."""
+    longer: int
+    """Files of 2 to 5 MiB."""
     large: int
     """Bytes of the one large file."""
     urls: int
     """Of the tiny files."""
 
 
-FULL = Sizes(10_000, 1 << 30, 200_000)
-QUICK = Sizes(1_000, 128 << 20, 10_000)
-KIB = 1024
+FULL = Sizes(10_000, 200, 1 << 30, 200_000)
+QUICK = Sizes(1_000, 20, 128 << 20, 10_000)
+KIB = 1 << 10
+MIB = 1 << 20
+COMPARED = ("small", "longer", "large", "one")
+"""Parts that compare nearfar with others."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes, rounds = (QUICK, min(options.rounds, 3)) if options.quick else (FULL, options.rounds)
     parts: Mapping[str, Callable[[Path], dict[str, Any]]] = {
         "small": partial(compared, sizes.files, 10 * KIB, 30 * KIB, rounds),
+        "longer": partial(compared, sizes.longer, 2 * MIB, 5 * MIB, rounds),
         "large": partial(compared, 1, sizes.large, sizes.large, rounds),
+        "one": partial(compared, 1, 20_000, 20_000, rounds),
         "memory": partial(remembered, sizes.urls),
     }
     result: dict[str, Any] = {"rounds": rounds, "machine": machine()}
@@ -73,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--quick", action="store_true", help="a tenth of everything, in 3 rounds at most")
     add("--rounds", type=positive, default=5, metavar="N", help="of each contestant (%(default)s)")
-    add("--only", choices=("small", "large", "memory"), default="", help="only one of the three parts")
+    add("--only", choices=(*COMPARED, "memory"), default="", help="only one of these parts")
     add(
         "--folder",
         type=Path,
@@ -102,7 +110,7 @@ def remembered(urls: int, folder: Path) -> dict[str, Any]:
         if server != "nginx":
             return {"urls": urls, "server": server, "runs": []}
         ways = contestants(folder, [f"{base}{TINY}/{number:07}" for number in range(urls)])
-        names = [name for name in ways if name.startswith("nearfar")]
+        names = [name for name in ways if name.startswith("nearfar") and "-P 2" not in name]
         return {
             "urls": urls,
             "server": server,
@@ -116,7 +124,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['rounds']} alternating rounds; {where}. Medians (quartiles); ratios within a round, those"
         " of speed above 1 where it is faster than curl.",
     ]
-    for name in ("small", "large"):
+    for name in COMPARED:
         if part := result.get(name):
             lines += ["", *_table(part)]
     if part := result.get("memory"):
@@ -128,7 +136,7 @@ def _table(part: dict[str, Any]) -> list[str]:
     files, size = part["files"], part["bytes"]
     noun = "file" if files == 1 else "files"
     lines = [
-        f"{files:,} {noun}, {size / 1e6:,.1f} MB, served by {part['server']}:",
+        f"{files:,} {noun}, {size / 1e6:,.4g} MB, served by {part['server']}:",
         "",
         "| | wall s | speed / curl | CPU us/file | CPU / curl |",
         "|---|---|---|---|---|",

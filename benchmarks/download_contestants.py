@@ -32,6 +32,7 @@ def contestants(folder: Path, urls: Sequence[str]) -> dict[str, Way]:
         CURL: lambda out: [curl],
         "nearfar near": partial(near, listed),
         "nearfar near, -P 1 -C 1": partial(near, listed, "-P", "1", "-C", "1"),
+        "nearfar near, -P 2 -C 2": partial(near, listed, "-P", "2", "-C", "2"),
         "nearfar far": partial(far, listed),
     }
     if shutil.which("aria2c"):

@@ -11,7 +11,7 @@ from multiprocessing.synchronize import Barrier, Event
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.queue_ends import FORK, Ends, Opening
+from benchmarks.queue_ends import FORK, Ends, Opening, Raw
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -80,6 +80,8 @@ def crowd(size: int, count: int, pairs: int, *, batched: bool = False) -> Callab
         each = max(20, int(count * share) // pairs)
         go = FORK.Event()
         with opening(0) as queue:
+            if isinstance(queue, Raw):
+                raise NotImplementedError("one process binds its address")
             ready, got = FORK.Barrier(2 * pairs + 1), FORK.SimpleQueue()
             arguments = (queue, size, each, batched, ready, go)
             producers = [FORK.Process(target=_produce, args=arguments) for _ in range(pairs)]

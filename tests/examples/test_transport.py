@@ -50,7 +50,7 @@ def test_it_is_found_by_its_scheme(environment: dict[str, str]) -> None:
     assert run.stdout.splitlines() == [
         "girl.jpg",
         "AddressError cannot read the address 'name://a/b': expected name://NAME",
-        "QueueLost nobody has hosted a queue at name://nowhere for 0.1 s",
+        "QueueLost no process has hosted a queue at name://nowhere for 0.1 s",
     ], run.stderr
 
 

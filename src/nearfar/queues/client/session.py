@@ -128,7 +128,7 @@ class LocalLine:
     def close(self) -> None:
         """The client has ended this session."""
         peer = self._peer
-        self._broker.dead(peer.session, f"{peer.uid} left without a goodbye", peer.channel.heard)
+        self._broker.table.dead(peer.name, "it left without a goodbye", peer.channel.heard)
 
 
 FAILED = 5

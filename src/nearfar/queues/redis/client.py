@@ -169,7 +169,7 @@ class RedisClient:
         return self._persist(partial(self._attempt, op, args), None)
 
     def attempt(self, script: bytes, op: str, args: tuple[bytes | str | int, ...]) -> list[Any] | None:
-        """The reply of another `script`; None if that was not possible now, or nobody knows whether it was.
+        """The reply of another `script`; None if that was not possible now, or if the outcome is unknown.
 
         Raises `QueueLost`, `NotAdmitted`.
         """
