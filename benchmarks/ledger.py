@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 
 from benchmarks import tables
+from nearfar.net.session import SendTo
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
-from nearfar.queues.broker.sessions import SendTo
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
 from nearfar.serialization import item_codec
 

@@ -23,10 +23,10 @@ def functions(path: Path) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_test_that_it_names_exists(page: Path) -> None:
-    found = PROOF.findall(page.read_text(encoding="utf-8"))
-    assert [f"{file}::{name}" for file, name in found if not is_there(file, name)] == []
+def test_every_test_that_a_page_names_exists() -> None:
+    found = [(page, *proof) for page in PAGES for proof in PROOF.findall(page.read_text(encoding="utf-8"))]
+    missing = [f"{page.name}: {file}::{name}" for page, file, name in found if not is_there(file, name)]
+    assert missing == []
 
 
 def is_there(file: str, name: str) -> bool:
@@ -35,19 +35,50 @@ def is_there(file: str, name: str) -> bool:
     return any(not name or name in functions(path) for path in paths)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_page_that_it_links_to_exists(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+def test_every_page_that_a_page_links_to_exists() -> None:
+    missing = []
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        missing += [(page, link) for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_source_file_that_it_names_exists(page: Path) -> None:
-    found = re.findall(r"`((?:[a-z0-9_]+/)+(?!test_)\w+\.py)`", page.read_text(encoding="utf-8"))
+def test_every_source_file_that_a_page_names_exists() -> None:
     package = ROOT / "src" / "nearfar"
     places = (ROOT, package, package / "download", ROOT / "src", TESTS)
-    assert [file for file in found if not any((place / file).exists() for place in places)] == []
+    missing = []
+    for page in PAGES:
+        found = re.findall(r"`((?:[a-z0-9_]+/)+(?!test_)\w+\.py)`", page.read_text(encoding="utf-8"))
+        missing += [(page, file) for file in found if not any((place / file).exists() for place in places)]
+    assert missing == []
+
+
+@cache
+def methods() -> dict[str, tuple[frozenset[str], tuple[str, ...]]]:
+    """The methods and the bases of each class of the package, by the class's name."""
+    found = {}
+    for path in (ROOT / "src" / "nearfar").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                own = frozenset(each.name for each in node.body if isinstance(each, ast.FunctionDef))
+                found[node.name] = own, tuple(each.id for each in node.bases if isinstance(each, ast.Name))
+    return found
+
+
+def has_method(kind: str, method: str) -> bool:
+    own, bases = methods().get(kind, (frozenset(), ()))
+    return method in own or any(has_method(base, method) for base in bases)
+
+
+@pytest.mark.parametrize("page", ["design.md", "decisions.md", "map.md"])
+def test_every_method_that_it_names_exists(page: str) -> None:
+    """In the drawings ``Class.method -> Class.method``, and in text between single backticks."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    drawings = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
+    found = re.findall(r"\b([A-Z]\w+)\.([a-z_]\w*)\b", drawings)
+    found += re.findall(r"`([A-Z]\w+)\.([a-z_]\w*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    assert found
+    assert [f"{kind}.{method}" for kind, method in found if not has_method(kind, method)] == []
 
 
 def test_the_page_of_the_contrast_is_whole_and_small() -> None:

@@ -71,9 +71,9 @@ ROWS = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.s
 QUOTES = sorted({piece for row in ROWS for piece in quotes(row)})
 
 
-@pytest.mark.parametrize("piece", QUOTES)
-def test_every_quoted_message_exists(piece: str) -> None:
-    assert is_said(piece) or any(foreign in piece or piece in foreign for foreign in FOREIGN)
+def test_every_quoted_message_exists() -> None:
+    ours = [piece for piece in QUOTES if not any(each in piece or piece in each for each in FOREIGN)]
+    assert [piece for piece in ours if not is_said(piece)] == []
 
 
 def is_said(piece: str) -> bool:

@@ -104,7 +104,7 @@ class WorkerLost(NearfarError, BrokenProcessPool):
     The task may have run in part, or to its end. The pool continues: only this task is lost, where the
     standard library's executor would be broken as a whole. `worker` is its name, `host` and `pid` its place
     (empty and 0 if its engine does not tell), and `how` the cause (``killed by SIGKILL``, ``exited with code
-    3``, ``silent for 10 s``).
+    3``, ``was lost with its agent: it was silent for 10 s``).
     """
 
     def __init__(self, worker: str, host: str, pid: int, how: str, task: str = "") -> None:

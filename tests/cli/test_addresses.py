@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import programs
 
 PRODUCER = ("producer", "http://127.0.0.1:9/")
 
@@ -23,8 +23,7 @@ PRODUCER = ("producer", "http://127.0.0.1:9/")
 def test_an_address_that_cannot_be_used(
     tmp_path: Path, program: tuple[str, ...], option: str, address: str, said: str
 ) -> None:
-    command = [sys.executable, "-m", "nearfar", *program, option, address]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+    run = programs.run(*program, option, address, cwd=tmp_path)
     assert run.returncode == 2
     assert said in run.stderr
     assert run.stderr.count("\n") == 1

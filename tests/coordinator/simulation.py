@@ -147,7 +147,7 @@ class SimCoordinator:
     def dead(self, session: str) -> None:
         """The process of a session on this machine ended."""
         if self.alive:
-            self.peers.dead(session, "ended", self.world.now)
+            self.peers.table.dead(session, "ended", self.world.now)
             self._act()
 
     def _tick(self) -> None:

@@ -159,7 +159,7 @@ def test_an_answer_that_is_lost_with_its_agent_is_reported_as_lost(world: World)
     agent, client = crowded(world)
     kept = set(world.peers._remote_clients.all["client"].withheld)
     world.agents.remove(agent)
-    world.peers.dead(agent.socket, "was lost with its agent", world.now)
+    world.peers.table.dead(agent.socket, "was lost with its agent", world.now)
     go_on(world, client)
     assert len(client.outcomes) == 20
     for number in client.outcomes:
@@ -228,7 +228,7 @@ def test_bytes_in_flight_to_a_peer_are_bounded_and_sent_again(world: World) -> N
     (session,) = [each for each in world.peers.sessions.values() if each.uid == "client"]
     assert WINDOW <= session.flying_bytes <= WINDOW + (1 << 20) + EACH
     assert len(session.words) > 1
-    assert session.talk.out.sent - session.talk.out.received < 12
+    assert session.channel.out.sent - session.channel.out.received < 12
     go_on(world, client)
     assert len(told(client)) == 30
     assert session.flying_bytes == 0

@@ -33,7 +33,7 @@ def attack(world: World, hostile: Hostile, words: int) -> None:
             world.pass_time(hostile.random.choice([0.3, 2.0, LEASE]))
     world.settle()
     check(world.coordinator, resumed=True, liars=True)
-    world.peers.take_complaints()
+    world.peers.table.take_complaints()
 
 
 def run_hostile(random: Random, words: int) -> None:
@@ -108,7 +108,7 @@ def test_no_peer_can_take_over_another_ones_name() -> None:
     (number,) = client.submit(b"abc")
     world.settle()
     refused = hello(world, "thief.secret.1", AGENT, "agent")
-    assert refused.kind is PoolMessageType.REFUSED and "another one has this name" in refused.fields[0]
+    assert refused.kind is PoolMessageType.REFUSED and "another peer has this name" in refused.fields[0]
     assert hello(world, "thief.secret.2", CLIENT, "client").kind is PoolMessageType.REFUSED
     world.run_all()
     assert client.value(number) == b"cba"
@@ -116,7 +116,7 @@ def test_no_peer_can_take_over_another_ones_name() -> None:
 
 def test_the_number_of_peers_is_limited() -> None:
     world = World()
-    world.peers._most_peers = 2
+    world.peers.table.most = 2
     world.agent()
     world.client()
     refused = hello(world, "more.secret.1", CLIENT, "more")
@@ -160,7 +160,7 @@ def test_the_workers_of_an_agent_are_limited(monkeypatch: pytest.MonkeyPatch) ->
         came = PoolMessage(PoolMessageType.CAME, (f"evil/0.{n}", 1, 0, [], []))
         world.peers.receive("evil.secret.1", PoolFrame(n, 0, came), world.now)
     assert not world.peers.sessions and not world.coordinator.workers
-    assert "more than 3 workers" in world.peers.take_complaints()[0]
+    assert "more than 3 workers" in world.peers.table.take_complaints()[0]
 
 
 def test_the_tasks_of_a_client_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,13 +169,13 @@ def test_the_tasks_of_a_client_are_limited(monkeypatch: pytest.MonkeyPatch) -> N
     client = world.client()
     client.submit(*[b"x"] * 5)
     world.settle()
-    assert not world.peers.take_complaints()
+    assert not world.peers.table.take_complaints()
     assert hello(world, "evil.secret.1", CLIENT, "evil").kind is PoolMessageType.WELCOME
     rows = [(n, 0, b"m:f", b"", [], None, 0) for n in range(1, 7)]
     world.peers.receive(
         "evil.secret.1", PoolFrame(1, 0, PoolMessage(PoolMessageType.SUBMIT, (False,), rows)), world.now
     )
-    assert "has 5 tasks already" in world.peers.take_complaints()[0]
+    assert "has 5 tasks already" in world.peers.table.take_complaints()[0]
     assert list(world.peers.sessions) == [client.socket]
 
 
@@ -187,7 +187,7 @@ def test_clients_that_agents_invent_are_limited(monkeypatch: pytest.MonkeyPatch)
     world.peers.receive(
         "evil.secret.1", PoolFrame(1, 0, PoolMessage(PoolMessageType.KEPT, (), rows)), world.now
     )
-    assert len(world.peers._remote_clients.all) == 5 and world.peers.take_complaints()
+    assert len(world.peers._remote_clients.all) == 5 and world.peers.table.take_complaints()
 
 
 def test_status_answers_are_rate_limited() -> None:

@@ -135,7 +135,10 @@ def test_a_silent_agent_is_lost_after_the_lease(world: World) -> None:
     assert number in client.pending
     world.pass_time(3)
     error = client.error(number)
-    assert isinstance(error, WorkerLost) and error.how == f"silent for {LEASE:g} s"
+    assert (
+        isinstance(error, WorkerLost)
+        and error.how == f"was lost with its agent: it was silent for {LEASE:g} s"
+    )
 
 
 def test_an_agent_that_was_lost_starts_again_with_new_workers(world: World) -> None:
@@ -187,10 +190,10 @@ def test_a_process_seen_dead_is_lost_at_once(world: World) -> None:
     client = world.client()
     (number,) = client.submit(b"1")
     world.settle()
-    world.peers.dead(agent.socket, "process 77 ended", world.now)
+    world.peers.table.dead(agent.socket, "process 77 ended", world.now)
     world.settle()
     error = client.error(number)
-    assert isinstance(error, WorkerLost) and error.how == "process 77 ended"
+    assert isinstance(error, WorkerLost) and error.how == "was lost with its agent: process 77 ended"
 
 
 # -- clients -------------------------------------------------------------------------------------------
@@ -217,7 +220,7 @@ def test_a_client_seen_dead_is_gone(world: World) -> None:
     client.submit(b"1")
     world.settle()
     world.clients.remove(client)
-    world.peers.dead(client.socket, "process 5 ended", world.now)
+    world.peers.table.dead(client.socket, "process 5 ended", world.now)
     world.settle()
     assert "0.1" not in agent.unread
 
@@ -720,7 +723,7 @@ def test_a_contradictory_message_ends_only_its_session(world: World, lie: PoolMe
     agent.machine.calling.talk.send(lie, world.now)
     world.settle()
     world.pass_time(1)
-    assert world.peers.malformed == 1
+    assert world.peers.table.malformed == 1
     client = world.client()
     (number,) = client.submit(b"1")
     world.run_all()

@@ -35,16 +35,16 @@ def test_machines_share_two_connections_to_one_host(fleet: Fleet, pooled: bool) 
     web = fleet.python("web", "-m", "tests.support.counting", "0.0.0.0", "8000", "0.01")
     web.says("serving")
     queue = f"tcp://{fleet.address('queue')}:5555"
-    order = ("--bind", "tcp://0.0.0.0:5555", "--insecure", "--lease", "2")
+    order = ("--bind", "tcp://0.0.0.0:5555", "--no-keys", "--lease", "2")
     fleet.start("queue", "queue", *order).says("hosting")
-    fleet.start("consumer", "consumer", "--queue", queue, "--insecure", "-o", "saved")
-    options = ["-i", "list.txt", "--queue", queue, "--insecure", "--per-host", "2"]
+    fleet.start("consumer", "consumer", "--queue", queue, "--no-keys", "-o", "saved")
+    options = ["-i", "list.txt", "--queue", queue, "--no-keys", "--per-host", "2"]
     if pooled:
         pool = f"tcp://{fleet.address('coordinator')}:5556"
-        order = ("--bind", "tcp://0.0.0.0:5556", "--insecure")
+        order = ("--bind", "tcp://0.0.0.0:5556", "--no-keys")
         fleet.start("coordinator", "coordinator", *order).says("coordinating")
         for name in WORKERS:
-            worker = fleet.start(name, "worker", "--connect", pool, "--processes", "2", "--insecure")
+            worker = fleet.start(name, "worker", "--connect", pool, "--processes", "2", "--no-keys")
             worker.says("joined the coordinator")
         options += ["--pool", pool]
     producers = []

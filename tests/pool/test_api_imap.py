@@ -37,21 +37,21 @@ class Counted:
 SQUARES = [number * number for number in range(200)]
 
 
-@pytest.mark.parametrize("chunksize", [1, 7, 500])
 @pytest.mark.parametrize("kind", [range, iter])
-def test_results_come_one_by_one_in_order(pool: Any, kind: Any, chunksize: int) -> None:
-    numbers = range(200) if kind is range else iter(range(200))
-    iterator = pool.imap(tasks.square, numbers, chunksize)
-    assert iter(iterator) is iterator
-    assert next(iterator) == 0
-    assert list(iterator) == SQUARES[1:]
-    with pytest.raises(StopIteration):
-        next(iterator)
+def test_results_come_one_by_one_in_order(pool: Any, kind: Any) -> None:
+    for chunksize in (1, 7, 500):
+        numbers = range(200) if kind is range else iter(range(200))
+        iterator = pool.imap(tasks.square, numbers, chunksize)
+        assert iter(iterator) is iterator
+        assert next(iterator) == 0
+        assert list(iterator) == SQUARES[1:]
+        with pytest.raises(StopIteration):
+            next(iterator)
 
 
-@pytest.mark.parametrize("chunksize", [1, 7, 500])
-def test_unordered_gives_each_once(pool: Any, chunksize: int) -> None:
-    assert sorted(pool.imap_unordered(tasks.square, iter(range(200)), chunksize)) == SQUARES
+def test_unordered_gives_each_once(pool: Any) -> None:
+    for chunksize in (1, 7, 500):
+        assert sorted(pool.imap_unordered(tasks.square, iter(range(200)), chunksize)) == SQUARES
 
 
 def test_an_empty_input_gives_no_results(pool: Any) -> None:
@@ -78,14 +78,14 @@ def test_a_failed_task_raises_at_its_place_and_iteration_goes_on(pool: Any, trou
         next(iterator)
 
 
-@pytest.mark.parametrize(("chunksize", "before"), [(1, 7), (2, 6), (4, 4)])
-def test_the_inputs_error_comes_after_earlier_results(pool: Any, chunksize: int, before: int) -> None:
-    iterator = pool.imap(tasks.square, tasks.numbers_then_trouble(7), chunksize)
-    assert list(itertools.islice(iterator, before)) == SQUARES[:before]
-    with pytest.raises(tasks.Trouble, match="input"):
-        next(iterator)
-    with pytest.raises(StopIteration):
-        next(iterator)
+def test_the_inputs_error_comes_after_earlier_results(pool: Any) -> None:
+    for chunksize, before in ((1, 7), (2, 6), (4, 4)):
+        iterator = pool.imap(tasks.square, tasks.numbers_then_trouble(7), chunksize)
+        assert list(itertools.islice(iterator, before)) == SQUARES[:before]
+        with pytest.raises(tasks.Trouble, match="input"):
+            next(iterator)
+        with pytest.raises(StopIteration):
+            next(iterator)
 
 
 def test_next_gives_up_after_its_timeout(pool: Any, gate: Path) -> None:
@@ -240,12 +240,16 @@ def test_progress_has_no_total_for_an_iterator(pool: Any) -> None:
 
 
 @pytest.mark.usefixtures("ours")  # the standard's iterator ends there for StopIteration
-@pytest.mark.parametrize("way", ["imap", "imap_unordered"])
 @pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit"])
-@pytest.mark.parametrize("chunksize", [1, 4])
 def test_a_tasks_stop_iteration_does_not_end_an_iterator(
-    pool: Any, trouble: type[Exception], way: str, name: str, chunksize: int
+    pool: Any, trouble: type[Exception], name: str
 ) -> None:
+    for way, chunksize in itertools.product(("imap", "imap_unordered"), (1, 4)):
+        outlasts(pool, trouble, way, name, chunksize)
+
+
+def outlasts(pool: Any, trouble: type[Exception], way: str, name: str, chunksize: int) -> None:
+    """Iterate over the results of tasks of which one raises the builtin exception of that name."""
     expected: Any = RuntimeError if name == "StopIteration" else getattr(builtins, name)
     if trouble is RemoteError:
         expected = RemoteError

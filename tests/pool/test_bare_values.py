@@ -96,12 +96,12 @@ def test_which_values_are_bare() -> None:
     assert not are_bare((0,) * (MOST_BARE + 1))
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20].encode("ascii", "replace"))
-def test_each_value_arrives_unchanged(pool: Pool, value: Any) -> None:
-    assert told(pool.apply(same, (value,))) == told(value)
-    assert told(pool.apply(several, (value, 1))) == told((value, 1))
-    assert [told(each) for each in pool.imap(same, [value, 1])] == [told(value), told(1)]
-    assert [told(each) for each in pool.map(same, [value] * 3, 2)] == [told(value)] * 3
+def test_each_value_arrives_unchanged(pool: Pool) -> None:
+    for value in VALUES:
+        assert told(pool.apply(same, (value,))) == told(value)
+        assert told(pool.apply(several, (value, 1))) == told((value, 1))
+        assert [told(each) for each in pool.imap(same, [value, 1])] == [told(value), told(1)]
+        assert [told(each) for each in pool.map(same, [value] * 3, 2)] == [told(value)] * 3
 
 
 def test_many_values_of_all_kinds_arrive_unchanged(pool: Pool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nearfar import Pool, WorkerLost
+from nearfar import Pool, TaskTimeout, WorkerLost
 from nearfar.pool.results import AsyncResult
 from tests.pool import tasks
 from tests.support import dask_cluster
@@ -42,6 +42,8 @@ def test_a_pool_over_dask(pool: Pool, tmp_path: Path) -> None:
     check_callbacks(pool)
     check_cancel(pool, tmp_path / "gate")
     assert pool.promises().runs_once
+    with pytest.raises(TaskTimeout):  # in a worker of a nanny, which is daemonic
+        pool.apply(tasks.wait_for, (str(tmp_path / "never"),), timeout=0.5)
     with pytest.raises(WorkerLost):
         pool.apply(tasks.die)
     assert pool.apply(tasks.square, (3,)) == 9

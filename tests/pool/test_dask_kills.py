@@ -11,10 +11,20 @@ from typing import Any
 
 import pytest
 
-from nearfar import CoordinatorLost, Executor, InitializerFailed, Pool, WorkerInfo, WorkerLost, current_worker
+from nearfar import (
+    CoordinatorLost,
+    Executor,
+    InitializerFailed,
+    Pool,
+    TaskTimeout,
+    WorkerInfo,
+    WorkerLost,
+    current_worker,
+)
 from tests.pool import tasks
 from tests.pool.places import traced, traces
 from tests.support import dask_cluster
+from tests.support.shell import alive
 from tests.support.waiting import eventually
 
 pytestmark = [dask_cluster.needed, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -106,6 +116,39 @@ def test_both_workers_killed_while_they_run_and_others_wait(
     assert Counter(traces(path)) == Counter(map(str, range(8)))
 
 
+def test_a_timeout_ends_the_call_and_harms_no_other(
+    pool: Pool, cluster: dask_cluster.Cluster, tmp_path: Path
+) -> None:
+    path, never = tmp_path / "trace", str(tmp_path / "never")
+    late = [
+        pool.apply_async(note, (str(path), number, 0, never), timeout=0.5, retries=2) for number in range(4)
+    ]
+    others = [pool.apply_async(note, (str(path), number)) for number in range(4, 20)]
+    for result in late:
+        with pytest.raises(TaskTimeout, match=r"^ran longer than 0\.5 s, and was killed$"):
+            result.get(100)
+    assert [result.get(100) for result in others] == list(range(4, 20))
+    assert max(Counter(traces(path)).values()) == 1
+    assert all(process.poll() is None for process in cluster.workers.values())
+    here = pool.apply(whoami, timeout=60)
+    assert here is not None
+    assert here.name in cluster.workers
+    assert here.pid != cluster.workers[here.name].pid
+
+
+def test_a_death_of_the_worker_ends_a_call_with_a_timeout(
+    pool: Pool, cluster: dask_cluster.Cluster, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    result = pool.apply_async(tasks.say_pid_then_wait_for, (str(mark), str(tmp_path / "never")), timeout=100)
+    assert eventually(mark.exists, 60)
+    for name in ("w0", "w1"):
+        cluster.kill_worker(name)
+    with pytest.raises(WorkerLost, match=r"worker w[01] "):
+        result.get(100)
+    assert eventually(lambda: not alive(int(mark.read_text())))
+
+
 def test_retries_run_it_again_and_are_counted(
     pool: Pool, cluster: dask_cluster.Cluster, tmp_path: Path
 ) -> None:
@@ -125,9 +168,10 @@ def test_a_value_lost_with_its_worker_is_not_computed_again(
     import distributed
 
     from nearfar.pool.codec import pickled
-    from nearfar.pool.dask_executor import Refused, run_once
+    from nearfar.pool.dask_executor import run_once
     from nearfar.pool.dask_scheduler import PREFIX
     from nearfar.pool.engine_worker import PackedCall
+    from nearfar.pool.limited_calls import Failed
 
     path = tmp_path / "trace"
     with (
@@ -146,8 +190,9 @@ def test_a_value_lost_with_its_worker_is_not_computed_again(
         cluster.kill_worker(name)
         value = future.result(60)
     pool.join()
-    assert isinstance(value, Refused)
-    assert value.worker.name == name
+    assert isinstance(value, Failed)
+    assert isinstance(value.error, WorkerLost)
+    assert value.error.worker == name
     assert traces(path) == ["7"]
 
 
@@ -187,7 +232,9 @@ def test_an_initializer_runs_once_in_each_process(cluster: dask_cluster.Cluster,
     with Executor.connect(cluster.address, initializer=begin, initargs=(str(path), 3)) as executor:
         assert eventually(lambda: " 2 workers" in repr(executor), 40)
         seen = {future.result() for future in [executor.submit(whoami) for _ in range(40)]}
-    assert traces(path) == ["3"] * len(seen)
+        limited = executor.options(timeout=60)
+        children = {future.result() for future in [limited.submit(whoami) for _ in range(10)]}
+    assert traces(path) == ["3"] * len(seen | children)
     assert {each.name for each in seen if each} <= {"w0", "w1"}
     assert {(each.name, each.pid) for each in seen if each} <= {
         (name, process.pid) for name, process in cluster.workers.items()
@@ -205,7 +252,6 @@ def test_an_initializer_runs_once_in_each_process(cluster: dask_cluster.Cluster,
 
 def test_what_dask_cannot_keep_is_refused_at_once(cluster: dask_cluster.Cluster) -> None:
     for options, words in (
-        ({"timeout": 1.0}, "cannot kill a task"),
         ({"plain": True}, "plain= is for nearfar's own pools"),
         ({"keys": "folder"}, "keys= is for nearfar's own pools"),
         ({"insecure": True}, "insecure= is for nearfar's own pools"),

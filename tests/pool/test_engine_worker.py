@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nearfar import AddressError, CoordinatorLost, Pool, WorkerInfo, WorkerLost, current_worker
+from nearfar import AddressError, CoordinatorLost, Pool, TaskTimeout, WorkerInfo, WorkerLost, current_worker
 from nearfar.coordinator.task import Mode
 from nearfar.net import schemes
+from nearfar.pool import limited_calls
 from nearfar.pool.call import Call
 from nearfar.pool.cluster_executor import foreign_address
 from nearfar.pool.codec import pickled
 from nearfar.pool.engine import PoolPromises
-from nearfar.pool.engine_worker import PackedCall, enter, prepare, run_packed
+from nearfar.pool.engine_worker import EngineAnswer, PackedCall, enter, prepare, run_packed
 from nearfar.pool.executor_engine import ForeignEngine, Packing
+from nearfar.pool.limited_calls import Failed, run_call
+from nearfar.pool.near_engine import NearEngine
 from nearfar.pool.results import AsyncResult
 from nearfar.serialization import tracebacks
 from nearfar.worker import lifetime
 from tests.pool import tasks
+from tests.support.shell import alive
+from tests.support.waiting import eventually
 
 PACKING = Packing("me", pickled(far=True, main={}))
 
@@ -88,6 +96,106 @@ def test_the_worker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(tasks.Trouble) as caught:
         answered(tasks.fail).result()
     assert "In worker w7 (pid 12 on desk):" in str(caught.value.__cause__)
+
+
+ME = WorkerInfo(-1, "w7", "desk", 12)
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[NearEngine]]:
+    """The children of calls with a timeout, ended with the test."""
+    idle: list[NearEngine] = []
+    monkeypatch.setattr(limited_calls, "_idle", idle)
+    yield idle
+    for child in idle:
+        child.terminate()
+        child.join()
+
+
+def limited(timeout: float, func: Callable[..., Any], *args: Any, initializer: Any = None) -> Any:
+    """The value of a call with a timeout; raises its error."""
+    packed = PackedCall("me", Mode.CALL, *PACKING.codec.dump_call(func, args, None), timeout)
+    first = PackedCall("me", Mode.PREPARE, *PACKING.codec.dump_call(initializer, (), None))
+    answer = run_call(packed, ME, None if initializer is None else lambda: first)
+    if isinstance(answer, Failed):
+        raise answer.error
+    assert isinstance(answer, EngineAnswer)
+    call = Call(func, args, None, Mode.CALL)
+    call.take()
+    call.answered(*answer)
+    return call.result()
+
+
+def test_a_call_with_a_timeout_runs_in_a_child_which_is_killed(
+    children: list[NearEngine], tmp_path: Path
+) -> None:
+    pid = limited(60, os.getpid)
+    assert pid not in (os.getpid(), 12)
+    assert limited(60, current_worker) == WorkerInfo(-1, "w7", "desk", pid)
+    with pytest.raises(tasks.Trouble) as caught:
+        limited(60, tasks.fail)
+    assert f"In worker w7 (pid {pid} on desk):" in str(caught.value.__cause__)
+    with pytest.raises(TaskTimeout, match=r"ran longer than 0\.2 s, and was killed"):
+        limited(0.2, tasks.wait_for, str(tmp_path / "never"))
+    assert eventually(lambda: not alive(pid))
+    assert limited(60, os.getpid) != pid
+    assert len(children) == 1
+
+
+def test_the_death_of_its_child_is_that_of_a_worker(children: list[NearEngine]) -> None:
+    with pytest.raises(WorkerLost, match=r"worker w7 \(pid \d+ on desk\) exited with code 3"):
+        limited(60, tasks.die)
+    assert limited(60, tasks.square, 3) == 9
+
+
+def test_calls_of_several_threads_have_a_child_each(children: list[NearEngine], tmp_path: Path) -> None:
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(limited, 60, tasks.say_pid_then_wait_for, str(mark), str(gate))
+        assert eventually(mark.exists, 20)
+        limited(60, gate.touch)
+        waiting.result()
+    assert len(children) == 2
+
+
+_begun: list[int] = []
+
+
+def begin_here() -> None:
+    _begun.append(1)
+
+
+def times_begun() -> int:
+    return len(_begun)
+
+
+def test_each_child_runs_the_initializer_once(children: list[NearEngine]) -> None:
+    for _ in range(2):
+        assert limited(60, times_begun, initializer=begin_here) == 1
+    with pytest.raises(WorkerLost):
+        limited(60, tasks.die, initializer=begin_here)
+    assert limited(60, times_begun, initializer=begin_here) == 1
+
+
+def test_a_daemonic_worker_may_have_such_a_child() -> None:
+    """As those of Dask's nannies are. The child ends with it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=tell_its_child, args=(theirs,), daemon=True)
+    worker.start()
+    pid = ours.recv()
+    assert alive(pid)
+    worker.kill()
+    worker.join()
+    worker.close()
+    assert eventually(lambda: not alive(pid))
+    ours.close()
+    theirs.close()
+
+
+def tell_its_child(told: Connection) -> None:
+    told.send(limited(60, os.getpid))
+    threading.Event().wait()
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,8 @@ def pass_on(number: int) -> None:
 
 # -- the globals of a program ------------------------------------------------------------------------
 
-LESSON = """
-import multiprocessing, os, sys, time
+PROGRAM = """
+import enum, functools, multiprocessing, os, sys, time
 from nearfar import Pool, current_worker
 
 m = 0
@@ -146,26 +146,6 @@ def add(amount):
 def look(_):
     time.sleep(0.01)
     return current_worker().name, m, filled
-
-if __name__ == "__main__":
-    multiprocessing.set_start_method(sys.argv[1])
-    with Pool(2, fill, ("words",)) as pool:
-        name, value = pool.apply(add, (5,))
-        assert value == 5, value
-        found = set()
-        while len(found) < 2:
-            found.update(pool.map(look, range(8), 1))
-        assert all(each[1] == (5 if each[0] == name else 0) for each in found), (name, found)
-        assert {each[2] for each in found} == {"words"}, found
-        assert (m, filled) == (0, None), (m, filled)
-    with Pool(2) as pool:
-        assert {each[1:] for each in pool.map(look, range(8), 1)} == {(0, None)}
-    print("ok")
-"""
-
-SHAPES = """
-import enum, functools, multiprocessing, sys
-from nearfar import Pool
 
 class Point:
     made = 0
@@ -208,6 +188,17 @@ def fail(x):
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
+    with Pool(2, fill, ("words",)) as pool:
+        name, value = pool.apply(add, (5,))
+        assert value == 5, value
+        found = set()
+        while len(found) < 2:
+            found.update(pool.map(look, range(8), 1))
+        assert all(each[1] == (5 if each[0] == name else 0) for each in found), (name, found)
+        assert {each[2] for each in found} == {"words"}, found
+        assert (m, filled) == (0, None), (m, filled)
+    with Pool(2) as pool:
+        assert {each[1:] for each in pool.map(look, range(8), 1)} == {(0, None)}
     with Pool(2) as pool:
         def later(x):
             return same(x) + offset
@@ -259,10 +250,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("typed_in", [False, True], ids=["file", "stdin"])
-@pytest.mark.parametrize("program", [LESSON, SHAPES], ids=["lesson", "shapes"])
-def test_a_programs_own_names(method: str, program: str, typed_in: bool, tmp_path: Path) -> None:
+def test_a_programs_own_names(method: str, typed_in: bool, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
-    path.write_text(program)
+    path.write_text(PROGRAM)
     ended = subprocess.run(
         [
             sys.executable,
@@ -273,7 +263,7 @@ def test_a_programs_own_names(method: str, program: str, typed_in: bool, tmp_pat
             "-" if typed_in else path,
             method,
         ],
-        input=program if typed_in else None,
+        input=PROGRAM if typed_in else None,
         capture_output=True,
         text=True,
         timeout=90,

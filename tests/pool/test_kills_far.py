@@ -122,7 +122,7 @@ def test_of_a_killed_agent_only_running_tasks_are_lost(place: Place, trace: Path
     values, losses = outcomes(results)
     assert len(values) == 8 and len(losses) == 2
     assert {error.pid for error in losses} == set(pids)
-    assert all(error.how == f"was lost with its agent, process {first.pid}" for error in losses)
+    assert all(error.how == f"was lost with its agent: process {first.pid} ended" for error in losses)
     assert len(traces(trace)) == 10
 
 

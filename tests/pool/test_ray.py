@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nearfar import CoordinatorLost, InitializerFailed, Pool, WorkerLost
+from nearfar import CoordinatorLost, InitializerFailed, Pool, TaskTimeout, WorkerLost
 from tests.pool import tasks
 from tests.pool.places import traces
 from tests.pool.test_dask_kills import begin, note, once, outcome, refuse, whoami
@@ -64,6 +64,24 @@ def test_a_death_loses_the_call_that_ran_and_no_other(pool: Pool, tmp_path: Path
     assert Counter(traces(path)) == Counter(map(str, range(20)))
 
 
+def test_a_timeout_ends_the_call_and_harms_no_other(pool: Pool, tmp_path: Path) -> None:
+    path, never = tmp_path / "trace", str(tmp_path / "never")
+    late = [
+        pool.apply_async(note, (str(path), number, 0, never), timeout=0.5, retries=2) for number in range(4)
+    ]
+    others = [pool.apply_async(note, (str(path), number)) for number in range(4, 20)]
+    for result in late:
+        with pytest.raises(TaskTimeout, match=r"^ran longer than 0\.5 s, and was killed$"):
+            result.get(100)
+    assert [result.get(100) for result in others] == list(range(4, 20))
+    assert max(Counter(traces(path)).values()) == 1
+    here = pool.apply(whoami, timeout=60)
+    assert here is not None
+    assert here.slot == -1
+    with pytest.raises(WorkerLost, match="exited with code 3 while it ran tests"):
+        pool.apply(tasks.die, timeout=60)
+
+
 def test_retries_run_it_again_and_are_counted(pool: Pool, tmp_path: Path) -> None:
     again, for_ever = tmp_path / "again", tmp_path / "ever"
     assert pool.apply(once, (str(again), 1), retries=1) == "ran again"
@@ -77,6 +95,8 @@ def test_an_initializer_runs_once_in_each_process(cluster: ray_cluster.Cluster, 
     path = tmp_path / "trace"
     with Pool.connect(cluster.address, initializer=begin, initargs=(str(path), 3)) as pool:
         seen = {result.get(60) for result in [pool.apply_async(os.getpid) for _ in range(40)]}
+        limited = [pool.apply_async(os.getpid, timeout=60) for _ in range(10)]
+        seen |= {result.get(60) for result in limited}
     pool.join()
     assert traces(path) == ["3"] * len(seen)
     with Pool.connect(cluster.address, initializer=refuse, initargs=("no license",)) as pool:
@@ -98,7 +118,7 @@ def test_terminate_ends_what_runs(cluster: ray_cluster.Cluster, tmp_path: Path) 
 
 def test_what_ray_cannot_keep_is_refused_at_once(cluster: ray_cluster.Cluster) -> None:
     options: dict[str, Any]
-    for options, words in (({"timeout": 1.0}, "cannot kill a task"), ({"plain": True}, "plain= is for")):
+    for options, words in (({"keys": "folder"}, "keys= is for"), ({"plain": True}, "plain= is for")):
         with pytest.raises(ValueError, match=words):
             Pool.connect(cluster.address, **options)
 

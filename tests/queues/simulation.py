@@ -100,13 +100,13 @@ class SimHost:
     def receive(self, session: str, envelope: QueueFrame) -> None:
         if self.alive:
             self.machine.receive(session, envelope, self.world.now)
-            assert not self.machine.take_complaints(), "an honest end was taken for a hostile one"
+            assert not self.machine.table.take_complaints(), "an honest end was taken for a hostile one"
             self._act()
 
     def dead(self, session: str) -> None:
         """The process of a session on this machine ended."""
         if self.alive:
-            self.machine.dead(session, "it ended", self.world.now)
+            self.machine.table.dead(session, "it ended", self.world.now)
             self._act()
 
     def _tick(self) -> None:

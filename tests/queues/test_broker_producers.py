@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nearfar.net.session import SendTo
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
-from nearfar.queues.broker.sessions import SendTo
 from nearfar.queues.messages import VERSION, QueueFrame, QueueMessage, QueueMessageType
 
 pytestmark = pytest.mark.pure

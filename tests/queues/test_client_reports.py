@@ -43,7 +43,7 @@ class Consumer:
     def lend_and_take(self, count: int = 1) -> None:
         receiver = self.machine.receiver
         body = item_codec.encode(1, trusted=False) * count
-        self.hear(QueueMessageType.LEND, receiver.next_position, count, 1, body=body)
+        self.hear(QueueMessageType.LEND, receiver._last + 1, count, 1, body=body)
         for _ in range(count):
             receiver.done_by(1)
             self.now += 0.0001
@@ -135,4 +135,4 @@ def test_a_smaller_window_is_reported_when_one_of_two_waiting_calls_ends() -> No
     (told,) = consumer.flush()
     assert told.fields[0] == 1
     assert consumer.machine.session is not None
-    assert consumer.machine.session.deadline() > consumer.now
+    assert consumer.machine.deadline(consumer.now) > consumer.now

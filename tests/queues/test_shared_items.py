@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from nearfar.errors import Empty, Full
+from nearfar.net.session import SendTo
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
-from nearfar.queues.broker.sessions import SendTo
 from nearfar.queues.client import producer, puts
 from nearfar.queues.client.consumer import ItemReceiver
 from nearfar.queues.far import FarQueue
@@ -416,7 +416,9 @@ def test_a_place_is_taken_only_from_the_session_that_announced_its_ring(own: Own
     peers.say("p", QueueMessageType.PUT, 1, 1, None, body=place)
     assert [(whole(run.body), run.producer) for _, run in peers.ledger.waiting._heap] == [(b"\xa4item", "p")]
     peers.say("q", QueueMessageType.PUT, 1, 1, None, body=place)
-    assert peers.machine.take_complaints() == ["q puts items into shared memory that it did not announce"]
+    assert peers.machine.table.take_complaints() == [
+        "q puts items into shared memory that it did not announce"
+    ]
     assert set(peers.machine.peers) == {"p.1"}
 
 
@@ -424,7 +426,7 @@ def test_a_place_beyond_the_ring_ends_the_session(own: OwnRing) -> None:
     peers = Peers("p")
     peers.say("p", QueueMessageType.ASK, 1, "ring", own.reference().encode())
     peers.say("p", QueueMessageType.PUT, 1, 1, None, body=Place(shared_ring.SIZE - 1000, 2000))
-    [complaint] = peers.machine.take_complaints()
+    [complaint] = peers.machine.table.take_complaints()
     assert "2000 bytes at" in complaint
     assert not peers.machine.peers
     assert not peers.ledger.stored
@@ -438,7 +440,7 @@ def test_what_is_not_a_ring_is_not_opened(own: OwnRing, reference: Any) -> None:
     if reference == "token":
         assert QueueMessage(QueueMessageType.ANSWER, (1, False)) in answers
     else:
-        assert peers.machine.take_complaints()
+        assert peers.machine.table.take_complaints()
     assert not peers.rings._kept
 
 
@@ -453,7 +455,7 @@ def test_a_ring_ends_with_its_session_and_its_last_item(own: OwnRing) -> None:
     peers = Peers("p")
     peers.say("p", QueueMessageType.ASK, 1, "ring", own.reference().encode())
     peers.say("p", QueueMessageType.PUT, 1, 1, None, body=own.place([b"\xa4item"], 5))
-    peers.machine.dead("p.1", "killed", 0.0)
+    peers.machine.table.dead("p.1", "killed", 0.0)
     assert len(peers.rings._kept) == 1
     assert [whole(run.body) for run in peers.ledger.waiting.clear()] == [b"\xa4item"]
     assert len(peers.rings._kept) == 0

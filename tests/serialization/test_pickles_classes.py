@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serialization.test_pickles_main_module import FAR, WORKERS, program
+from tests.serialization.test_pickles_main_module import FAR, program, program_for_all
 from tests.support.pickling import run_script
 
 CLASSES = """
@@ -206,8 +206,7 @@ for kind in (Slotted, Frozen, Outer.Inner, Shows):
 """
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_a_copy_behaves_as_the_original_does(tmp_path: Path, worker: str) -> None:
+def test_a_copy_behaves_as_the_original_does(tmp_path: Path) -> None:
     body = f"""
 for check in checks:
     assert call(check) == check() == call(check), (check, call(check), check())
@@ -215,16 +214,13 @@ assert call(is_inner, inner) == (True, True, False) and call(is_inner, deep) == 
 assert call(is_one, Outer.Kind.ONE) is True and call(is_one, Outer.Kind.TWO) is False
 {HOME}
 """
-    run_script(tmp_path, program(CLASSES, worker, body))
+    run_script(tmp_path, program_for_all(CLASSES, body))
 
 
-@pytest.mark.parametrize("worker", ["near_worker('fork')", "near_worker('spawn')", FAR])
 @pytest.mark.parametrize(
     "later", ["class Later: pass", "def later(): pass", "Outer.Later = type('Later', (), {})"]
 )
-def test_a_nested_class_stays_what_it_was_after_a_later_definition(
-    tmp_path: Path, worker: str, later: str
-) -> None:
+def test_a_nested_class_stays_what_it_was_after_a_later_definition(tmp_path: Path, later: str) -> None:
     body = f"""
 assert call(is_inner, inner) == (True, True, False)
 {later}
@@ -234,7 +230,7 @@ assert type(call(Outer().make)) is Outer.Inner
 assert call(Outer.Inner) == inner
 {HOME}
 """
-    run_script(tmp_path, program(CLASSES, worker, body))
+    run_script(tmp_path, program_for_all(CLASSES, body, ["near_worker('fork')", "near_worker('spawn')", FAR]))
 
 
 def test_a_near_nested_class_that_was_replaced_is_the_new_one(tmp_path: Path) -> None:

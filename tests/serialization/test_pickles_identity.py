@@ -9,7 +9,7 @@ import pytest
 
 from nearfar.serialization.pickles import main_module
 from nearfar.serialization.pickles.calls import CallLoader, CallPickler
-from tests.serialization.test_pickles_main_module import FAR, WORKERS, program
+from tests.serialization.test_pickles_main_module import FAR, program, program_for_all
 from tests.support.pickling import run_script
 
 STATELESS = """
@@ -97,8 +97,7 @@ CALLS = """[(default,), (keyword,), (nested_default,), (tuple_default,), (scalar
     (functools.partial(default),), (functools.partial(parameter, default),)]"""
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_one_object_stays_one_object(tmp_path: Path, worker: str) -> None:
+def test_one_object_stays_one_object(tmp_path: Path) -> None:
     body = f"""
 calls = {CALLS}
 for turn in range(3):
@@ -112,7 +111,7 @@ for func, *args in calls:
     assert call(func, *args) is True, ("later", func, args)
 assert call(closure) is True
 """
-    run_script(tmp_path, program(STATELESS, worker, body))
+    run_script(tmp_path, program_for_all(STATELESS, body))
 
 
 STATEFUL = """
@@ -167,8 +166,7 @@ def counts(): return Counts().add()
 """
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_the_next_task_finds_the_changes_of_a_task(tmp_path: Path, worker: str) -> None:
+def test_the_next_task_finds_the_changes_of_a_task(tmp_path: Path) -> None:
     body = """
 for turn in (1, 2, 3):
     assert call(aliased) == turn
@@ -182,7 +180,7 @@ for turn in (1, 2, 3):
 assert call(fib, 30) == 832040
 assert call(filled) == 31
 """
-    run_script(tmp_path, program(STATEFUL, worker, body))
+    run_script(tmp_path, program_for_all(STATEFUL, body))
 
 
 def test_a_clients_change_is_sent_with_all_references_to_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ FAR = "far_worker()"
 WORKERS = [FAR, "near_worker('fork')", "near_worker('spawn')", "near_worker('fork', far=True)"]
 WORKERS += ["near_worker('spawn', far=True)"]
 
+
+def program_for_all(definitions: str, body: str, workers: Sequence[str] = WORKERS) -> str:
+    """As `program`, with one worker after the other, each of which has a client of its own."""
+    lines = "".join(f"                {line}\n" for line in body.strip().splitlines())
+    return f"""{START}
+{definitions}
+if __name__ == "__main__":
+    for start in ({"".join(f"lambda: {worker}, " for worker in workers)}):
+        client = os.fork()
+        if not client:
+            with start() as call:
+{lines}
+            break
+        assert os.waitpid(client, 0)[1] == 0
+"""
+
+
 COUNTER = """
 m = 0
 def bump():
@@ -39,10 +57,9 @@ def fill(value):
 """
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_a_global_that_a_task_changed_stays_for_the_next(tmp_path: Path, worker: str) -> None:
+def test_a_global_that_a_task_changed_stays_for_the_next(tmp_path: Path) -> None:
     body = "assert [call(bump), call(bump), call(read), call(bump)] == [1, 2, 2, 3]\nassert m == 0"
-    run_script(tmp_path, program(COUNTER, worker, body))
+    run_script(tmp_path, program_for_all(COUNTER, body))
 
 
 def test_interactive_functions_share_their_globals(tmp_path: Path) -> None:
@@ -181,8 +198,7 @@ def made(): return Point.made
 """
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_instances_of_mains_classes_return_as_the_clients_own(tmp_path: Path, worker: str) -> None:
+def test_instances_of_mains_classes_return_as_the_clients_own(tmp_path: Path) -> None:
     body = """
 Point.__reduce_ex__  # untouched
 methods = {**vars(Point), "__slotnames__": []}  # copyreg adds these when it first pickles an instance
@@ -198,7 +214,7 @@ assert call(same, Colour.RED) == (Colour.RED, True, True)
 assert call(made) == 3
 assert call.map(doubled, [Point(1), Child(2)]) == [Point(2), Point(4)]
 """
-    run_script(tmp_path, program(CLASSES, worker, body))
+    run_script(tmp_path, program_for_all(CLASSES, body))
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -216,8 +232,7 @@ assert call(doubled, Point(1)) == "patched"
     run_script(tmp_path, program(CLASSES, FAR, body), *options)
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_exceptions_of_main_return_as_themselves(tmp_path: Path, worker: str) -> None:
+def test_exceptions_of_main_return_as_themselves(tmp_path: Path) -> None:
     definitions = """
 class Trouble(Exception):
     def __init__(self, code, lock=None):
@@ -240,17 +255,15 @@ for task, code in ((fail, 7), (fail_oddly, 8)):
     else:
         raise AssertionError
 """
-    run_script(tmp_path, program(definitions, worker, body))
+    run_script(tmp_path, program_for_all(definitions, body))
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_a_workers_instances_are_of_the_classes_received_later(tmp_path: Path, worker: str) -> None:
+def test_a_workers_instances_are_of_the_classes_received_later(tmp_path: Path) -> None:
     definitions = (
         CLASSES + "origin = Point(1)\ndef check(point): return origin == point and type(origin) is Point"
     )
-    run_script(
-        tmp_path, program(definitions, worker, "assert call(check, Point(1))\nassert call(check, origin)")
-    )
+    body = "assert call(check, Point(1))\nassert call(check, origin)"
+    run_script(tmp_path, program_for_all(definitions, body))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

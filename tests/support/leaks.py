@@ -16,6 +16,7 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 from nearfar.net import interrupts
+from tests.support import programs
 from tests.support.waiting import eventually
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -74,9 +75,10 @@ def leaks_since(before: Belongings, grace: float = 10.0) -> list[str]:
 def children() -> frozenset[int]:
     """This process's children, including dead ones that were not waited for.
 
-    Not those that multiprocessing keeps for the whole life of a process.
+    Not those that multiprocessing, and `programs`, keep for the whole life of a process.
     """
     keepers = {resource_tracker._resource_tracker._pid, forkserver._forkserver._forkserver_pid}
+    keepers |= programs.keepers()[0]
     found: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -95,6 +97,7 @@ def _content(path: str) -> bytes:
 def open_files() -> frozenset[tuple[int, str]]:
     """This process's descriptors, except those of the processes that `children` leaves out."""
     keepers = {resource_tracker._resource_tracker._fd, forkserver._forkserver._forkserver_alive_fd}
+    keepers |= programs.keepers()[1]
     found = set()
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from nearfar.cli.common import StopRequest
+from tests.support import programs
 
 ROOT = Path(__file__).parents[2]
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -29,26 +30,33 @@ class Shell:
 
     def start(self, *words: str, stdout: int = subprocess.PIPE) -> Program:
         """``python -m nearfar`` with these words."""
-        return self.python("-m", "nearfar", *words, stdout=stdout)
+        return self._start(programs.Program, programs.COMMAND, words, subprocess.DEVNULL, stdout)
 
     def python(self, *words: str, stdin: str | None = None, stdout: int = subprocess.PIPE) -> Program:
         """Python with these words, and `stdin` as its input."""
-        process = subprocess.Popen(
-            [sys.executable, *words],
+        given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        process = self._start(subprocess.Popen, [sys.executable], words, given, stdout)
+        if stdin is not None:
+            assert process.stdin is not None
+            process.stdin.write(stdin)
+            process.stdin.close()
+            process.stdin = None
+        return process
+
+    def _start(
+        self, kind: type[Program], command: list[str], words: tuple[str, ...], stdin: int, stdout: int
+    ) -> Program:
+        process = kind(
+            [*command, *words],
             cwd=self._folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,
         )
         self._running.append(process)
-        if stdin is not None:
-            assert process.stdin is not None
-            process.stdin.write(stdin)
-            process.stdin.close()
-            process.stdin = None
         return process
 
     def queue(self, address: str = ANYWHERE, *options: str) -> tuple[Program, str]:

@@ -15,6 +15,15 @@ from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
 from nearfar.cli.exits import Exit, leave
+from nearfar.errors import (
+    AddressError,
+    CoordinatorLost,
+    KeysError,
+    NotAdmitted,
+    PoolBroken,
+    ProducerLost,
+    QueueLost,
+)
 from nearfar.net import resources
 from nearfar.readable import json_line, readable
 
@@ -89,9 +98,6 @@ def set_up_logging(options: argparse.Namespace) -> None:
     text = TextFormatter(color=in_color(options.color))
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else text)
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Once: not again in the processes that this one starts.
-    for said in vars(options).pop("renamed", ()):
-        logging.getLogger("nearfar").warning("%s", said)
 
 
 class StderrHandler(logging.Handler):
@@ -277,6 +283,23 @@ def why(error: Exception) -> str:
     return readable(str(error), keep="\n")
 
 
+def complain(program: str, error: Exception) -> int:
+    """Print the reason of an error that ends `program`, and return its exit code."""
+    print(f"nearfar {program}: {why(error)}", file=sys.stderr)
+    return exit_code(error)
+
+
+def exit_code(error: BaseException) -> Exit:
+    """The exit code of a program that ends with this error."""
+    if isinstance(error, NotAdmitted):
+        return Exit.UNTRUSTED
+    if isinstance(error, QueueLost | ProducerLost | CoordinatorLost):
+        return Exit.LOST
+    return Exit.FAILED if isinstance(error, PoolBroken) else Exit.USAGE
+
+
+REPORTED = (AddressError, KeysError, QueueLost, ProducerLost, PoolBroken)
+"""Errors of nearfar that end a program with `complain`."""
 LEAST = 64
 """Descriptors that every program needs for a few peers."""
 

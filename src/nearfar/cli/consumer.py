@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nearfar.cli.common import StopRequest, set_up_logging, why
+from nearfar.cli.common import REPORTED, StopRequest, complain, exit_code, set_up_logging, why
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
 from nearfar.cli.exits import Exit, OutputLost, give_up_output, tell, tell_json
@@ -29,7 +29,6 @@ from nearfar.download.model import StoreError
 from nearfar.download.store.listing import Listing
 from nearfar.download.store.manifest import Form
 from nearfar.download.store.store import Store
-from nearfar.errors import AddressError, KeysError, NotAdmitted, ProducerLost, QueueLost
 from nearfar.net.memory import collecting_seldom, keep_freed_memory
 from nearfar.output import Output
 
@@ -43,11 +42,10 @@ FAREWELL = 30.0
 SHOWN_EVERY = 0.1
 """Seconds between two updates of the progress."""
 
+FATAL = (*REPORTED, StoreError, OSError)
+"""Errors that end the program."""
+
 log = logging.getLogger("nearfar.consumer")
-
-
-REPORTED = (QueueLost, ProducerLost, NotAdmitted, AddressError, KeysError, StoreError, OSError)
-"""Errors that end the program with a sentence."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,16 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Store(options.output, overwrite=options.overwrite, remote_time=options.remote_time) as store:
             store.sweep()
             return _work(options, store, progress)
-    except REPORTED as error:
-        print(f"nearfar consumer: {why(error)}", file=sys.stderr)
-        return _code(error)
-
-
-def _code(error: BaseException) -> int:
-    """The exit code for an error."""
-    if isinstance(error, NotAdmitted):
-        return Exit.UNTRUSTED
-    return Exit.LOST if isinstance(error, QueueLost | ProducerLost) else Exit.USAGE
+    except FATAL as error:
+        return complain("consumer", error)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -181,7 +171,7 @@ def _report(options: argparse.Namespace, received: Received, code: int) -> None:
             "size": received.size,
             "folder": str(options.output),
             "error": why(error) if isinstance(error, Exception) else None,
-            "exit_code": int(_code(error) if isinstance(error, REPORTED) else code),
+            "exit_code": int(exit_code(error) if isinstance(error, FATAL) else code),
         }
     )
 

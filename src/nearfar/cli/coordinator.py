@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, timestamp, why
+from nearfar.cli.common import (
+    REPORTED,
+    StopRequest,
+    add_logging_options,
+    complain,
+    set_up_logging,
+    timestamp,
+)
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
@@ -31,7 +37,6 @@ from nearfar.cli.progress import number, table
 from nearfar.coordinator.remote_client import LEAST
 from nearfar.coordinator.server import StandaloneCoordinator
 from nearfar.coordinator.status import CoordinatorStatus, WorkerStatus, ask
-from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted
 from nearfar.net.addresses import Address
 from nearfar.net.auth import admit, approach
 from nearfar.net.reliable import LEASE
@@ -56,15 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.status is not None:
             return _tell_status(options)
         return _coordinate(options)
-    except (AddressError, KeysError) as error:
-        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
-    except CoordinatorLost as error:
-        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
-        return Exit.LOST
-    except NotAdmitted as error:
-        print(f"nearfar coordinator: {why(error)}", file=sys.stderr)
-        return Exit.UNTRUSTED
+    except REPORTED as error:
+        return complain("coordinator", error)
 
 
 def make_parser() -> argparse.ArgumentParser:

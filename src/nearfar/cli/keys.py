@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nearfar.cli.common import add_json_option, timestamp, why
+from nearfar.cli.common import add_json_option, complain, timestamp
 from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.parser import Parser
 from nearfar.cli.progress import table
@@ -24,8 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.run(options, Path(options.keys).expanduser())
     except (KeysError, OSError, RuntimeError) as error:  # the last: ~NAME for an unknown user
-        print(f"nearfar keys: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
+        return complain("keys", error)
     return Exit.OK
 
 

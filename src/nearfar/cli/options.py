@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar.cli.common import add_logging_options, start_tracker, why
-from nearfar.cli.parser import Renamed
 from nearfar.download.fetch.credentials import Login, read_cookies, read_netrc
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
@@ -200,15 +199,6 @@ def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         " nearfar keys)",
     )
     side.add_argument("--no-keys", action="store_true", help="admit every peer, and connect to any")
-    side.add_argument(
-        "--insecure",
-        action=Renamed,
-        dest="no_keys",
-        nargs=0,
-        new="--no-keys",
-        default=argparse.SUPPRESS,
-        why=": what curl calls --insecure is -k, --insecure-tls",
-    )
 
 
 def add_expected_producers(
@@ -221,14 +211,6 @@ def add_expected_producers(
         default=1,
         metavar="N",
         help=f"{about}the queue ends once so many producers have finished",
-    )
-    parser.add_argument(
-        "--producers",
-        action=Renamed,
-        dest="expected_producers",
-        type=positive,
-        default=argparse.SUPPRESS,
-        new="--expected-producers",
     )
 
 

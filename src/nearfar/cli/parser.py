@@ -175,32 +175,6 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
-class Renamed(argparse.Action):
-    """An option under its former name: it works as before, and a warning names the new one.
-
-    The warnings are in the namespace's `renamed`, until `common.set_up_logging` logs them.
-    """
-
-    def __init__(
-        self, option_strings: Sequence[str], dest: str, new: str, why: str = "", **settings: Any
-    ) -> None:
-        """`new`: the option to use; `why`: the reason, for the user."""
-        super().__init__(option_strings, dest, help=argparse.SUPPRESS, **settings)
-        self._new = new
-        self._why = why
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option: str | None = None,
-    ) -> None:
-        setattr(namespace, self.dest, True if self.nargs == 0 else values)
-        warnings = getattr(namespace, "renamed", [])
-        namespace.renamed = [*warnings, f"{option} is called {self._new} now{self._why}"]
-
-
 def about(doc: str | None) -> str:
     """What a program does, from its module's docstring: the text after ``nearfar NAME: ``."""
     said = (doc or "").partition(": ")[2]

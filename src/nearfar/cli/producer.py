@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from nearfar.cli.common import StopRequest, set_up_logging, start_tracker, why
+from nearfar.cli.common import REPORTED, StopRequest, complain, set_up_logging, start_tracker, why
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.display import Progress, progress_of
 from nearfar.cli.exits import Exit, tell, tell_json
@@ -44,7 +44,7 @@ from nearfar.download.local import LocalDownload
 from nearfar.download.local_process import ProcessPlan
 from nearfar.download.model import StoreError, Underway
 from nearfar.download.watched import HostTally, file_rows
-from nearfar.errors import AddressError, KeysError, NotAdmitted, PoolBroken, QueueLost
+from nearfar.errors import AddressError, PoolBroken, QueueLost
 from nearfar.net.memory import collecting_seldom, keep_freed_memory
 from nearfar.net.schemes import hosted, shown
 
@@ -253,9 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             return _dry_run(options, source)
         return _work(options, fetching, source, progress)
-    except (AddressError, KeysError, StoreError, OSError) as error:
-        print(f"nearfar producer: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
+    except (*REPORTED, StoreError, OSError) as error:
+        return complain("producer", error)
     finally:
         source.close()
 
@@ -407,8 +406,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source, p
                 _way(options)(options, fetching, run)
         except (QueueLost, PoolBroken) as error:
             run.close()
-            print(f"nearfar producer: {why(error)}", file=sys.stderr)
-            return run.report(Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST, error)
+            return run.report(complain("producer", error), error)
     if run.stop.requested:
         return run.report(run.stop.exit_code)
     return run.report(Exit.OK if run.summary.complete else Exit.FAILED)

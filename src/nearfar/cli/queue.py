@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
-from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, timestamp, why
+from nearfar.cli.common import (
+    REPORTED,
+    StopRequest,
+    add_logging_options,
+    complain,
+    set_up_logging,
+    timestamp,
+)
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
@@ -27,12 +33,8 @@ from nearfar.cli.options import (
 from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import number, size, table
 from nearfar.errors import (
-    AddressError,
     ItemError,
-    KeysError,
-    NotAdmitted,
     ProtocolError,
-    QueueLost,
     Untrusted,
 )
 from nearfar.net.reliable import LEASE
@@ -61,12 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             left = queue.counts()
             if left["unsettled"]:
                 log.warning("stopped with %s", describe(left))
-    except (AddressError, KeysError) as error:
-        print(f"nearfar queue: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
-    except QueueLost as error:
-        print(f"nearfar queue: {why(error)}", file=sys.stderr)
-        return Exit.UNTRUSTED if isinstance(error, NotAdmitted) else Exit.LOST
+    except REPORTED as error:
+        return complain("queue", error)
     if left["unsettled"]:
         return stop.exit_code
     log.info("stopped; nothing is left in it" if not left["unread letters"] else "stopped")

@@ -12,14 +12,13 @@ from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, why
+from nearfar.cli.common import REPORTED, StopRequest, add_logging_options, complain, set_up_logging, why
 from nearfar.cli.display import make_console
 from nearfar.cli.exits import Exit, tell, tell_drawn
 from nearfar.cli.options import DEFAULT_ADDRESS, DEFAULT_POOL_ADDRESS, add_access_options, seconds
 from nearfar.cli.parser import Parser, about
 from nearfar.cli.progress import duration, number, size
 from nearfar.cli.status_readers import DEFAULT, Reader, reader_of
-from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, QueueLost
 from nearfar.readable import readable
 
 if TYPE_CHECKING:
@@ -45,15 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _print(reader, options.color, as_json=options.json)
                 return Exit.OK
             return _watch(reader, options.every, options.color)
-    except (AddressError, KeysError) as error:
-        print(f"nearfar top: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
-    except (PermissionError, NotAdmitted) as error:
+    except REPORTED as error:
+        return complain("top", error)
+    except PermissionError as error:
         print(f"nearfar top: {error}", file=sys.stderr)
         return Exit.UNTRUSTED
-    except (CoordinatorLost, QueueLost) as error:
-        print(f"nearfar top: {why(error)}", file=sys.stderr)
-        return Exit.LOST
     except (OSError, ValueError, http.client.HTTPException) as error:
         said = why(error) if str(error) else type(error).__name__
         print(f"nearfar top: no dashboard answers at {options.address}: {said}", file=sys.stderr)

@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
-from nearfar.cli.common import add_json_option, why
+from nearfar.cli.common import add_json_option, complain, why
 from nearfar.cli.exits import Exit, tell, tell_json
 from nearfar.cli.parser import Parser
 from nearfar.cli.progress import number, size
@@ -45,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nearfar verify: {options.list}: {why(error)}", file=sys.stderr)
         return Exit.USAGE
     except (OSError, StoreError) as error:
-        print(f"nearfar verify: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
+        return complain("verify", error)
     code = Exit.FAILED if verified.complaints else Exit.OK
     if options.json:
         tell_json(_result(verified, wanted, code))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from nearfar.cli.common import StopRequest, add_logging_options, set_up_logging, why
+from nearfar.cli.common import REPORTED, StopRequest, add_logging_options, complain, set_up_logging, why
 from nearfar.cli.dashboard import add_dashboard_options, dashboard
 from nearfar.cli.exits import Exit, tell
 from nearfar.cli.options import (
@@ -25,7 +25,6 @@ from nearfar.cli.options import (
     seconds,
 )
 from nearfar.cli.parser import Parser, about
-from nearfar.errors import AddressError, CoordinatorLost, KeysError, NotAdmitted, PoolBroken
 from nearfar.net.addresses import Address
 from nearfar.net.auth import VARIABLE, approach
 from nearfar.worker.agent import Agent
@@ -37,17 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Work until SIGINT or SIGTERM, or until the coordinator is lost; return an exit code (`Exit`)."""
     options = make_parser().parse_args(argv)
     set_up_logging(options)
-    try:
-        address = Address.parse_remote(options.connect)
-        access = approach(address, options.keys, insecure=options.no_keys)
-    except (AddressError, KeysError) as error:
-        print(f"nearfar worker: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
-    if access.keys:
-        os.environ[VARIABLE] = access.keys  # tasks may connect to a queue
     plain = plain_names(options)
     hire = partial(make_supervisor, count=options.processes, quota=options.max_tasks, plain=plain)
     try:
+        address = Address.parse_remote(options.connect)
+        access = approach(address, options.keys, insecure=options.no_keys)
+        if access.keys:
+            os.environ[VARIABLE] = access.keys  # tasks may connect to a queue
         with ExitStack() as stack:
             board = stack.enter_context(dashboard(options, "worker"))
             agent = Agent(
@@ -67,15 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if plain is not None:
                 log.info("%s", describe(plain))
             agent.run()
-    except (AddressError, KeysError) as error:  # of the dashboard
-        print(f"nearfar worker: {why(error)}", file=sys.stderr)
-        return Exit.USAGE
-    except NotAdmitted as error:
-        print(f"nearfar worker: {why(error)}", file=sys.stderr)
-        return Exit.UNTRUSTED
-    except PoolBroken as error:
-        print(f"nearfar worker: {why(error)}", file=sys.stderr)
-        return Exit.LOST if isinstance(error, CoordinatorLost) else Exit.FAILED
+    except REPORTED as error:
+        return complain("worker", error)
     except OSError as error:
         print(f"nearfar worker: cannot start a worker process: {why(error)}", file=sys.stderr)
         return Exit.FAILED

@@ -9,7 +9,7 @@ from nearfar.coordinator.messages import PoolMessageType
 from nearfar.coordinator.remote_client import RemoteTask
 from nearfar.coordinator.remote_clients import RemoteClients
 from nearfar.coordinator.scheduler import Scheduler
-from nearfar.coordinator.sessions import PeerSession, SessionTable
+from nearfar.coordinator.sessions import PeerSession, PoolSessions
 from nearfar.coordinator.state import Initializer, Preparation, TaskBatch, Worker
 from nearfar.coordinator.task import Task, TaskState
 from nearfar.errors import ProtocolError
@@ -35,13 +35,13 @@ _SETTLED = TaskState.SETTLED  # looked up once: it is compared with each task's 
 class AgentSession:
     """One session of an agent; also the `Link` of its workers."""
 
-    def __init__(self, session_table: SessionTable, session: PeerSession) -> None:
+    def __init__(self, table: PoolSessions, session: PeerSession) -> None:
         self.session = session
         self.workers: dict[str, Worker] = {}
         self.given: dict[str, int] = {}
         """Batches sent to each worker, including those that it reported when it came."""
         self.leaving = False
-        self._session_table = session_table
+        self._table = table
 
     def give(self, worker: Worker, batch: TaskBatch) -> None:
         self.given[worker.name] += 1
@@ -55,17 +55,17 @@ class AgentSession:
             )
             for task in batch.tasks
         ]
-        self._session_table.say(self.session, PoolMessageType.WORK, worker.name, batch.client, rows=rows)
+        self._table.say(self.session, PoolMessageType.WORK, worker.name, batch.client, rows=rows)
 
     def recall(self, worker: Worker) -> None:
-        self._session_table.say(self.session, PoolMessageType.RECALL, worker.name)
+        self._table.say(self.session, PoolMessageType.RECALL, worker.name)
 
     def kill(self, worker: Worker) -> None:
-        self._session_table.say(self.session, PoolMessageType.KILL, worker.name)
+        self._table.say(self.session, PoolMessageType.KILL, worker.name)
 
     def retire(self, worker: Worker) -> None:
         self.forget(worker.name)
-        self._session_table.say(self.session, PoolMessageType.RETIRE, worker.name)
+        self._table.say(self.session, PoolMessageType.RETIRE, worker.name)
 
     def forget(self, name: str) -> None:
         self.workers.pop(name, None)
@@ -77,18 +77,18 @@ class Agents:
 
     def __init__(
         self,
-        session_table: SessionTable,
+        table: PoolSessions,
         coordinator: Scheduler,
         remote_clients: RemoteClients,
     ) -> None:
         self.all: dict[str, AgentSession] = {}
-        self._session_table = session_table
+        self._table = table
         self._coordinator = coordinator
         self._remote_clients = remote_clients
 
     def arrive(self, session: PeerSession) -> None:
         """A session of an agent begins."""
-        session.peer = self.all[session.name] = AgentSession(self._session_table, session)
+        session.peer = self.all[session.name] = AgentSession(self._table, session)
         self._remote_clients.accounts.enter(session.name, session.most_bytes)
 
     def depart(self, name: str, why: str) -> None:
@@ -131,7 +131,7 @@ class Agents:
             worker.batches.append(TaskBatch(client, tasks, None))
         agent.workers[name] = worker
         agent.given[name] = len(batches)
-        self._coordinator.worker_came(worker, self._session_table.now)
+        self._coordinator.worker_came(worker, self._table.now)
         if agent.leaving:
             self._coordinator.drain(worker)
 
@@ -139,7 +139,7 @@ class Agents:
         """A worker has run its next tasks."""
         worker = agent.workers.get(name)
         if worker is None:
-            self._session_table.stale += len(rows)
+            self._table.stale += len(rows)
             return
         if first != worker.ran + 1:
             raise ProtocolError(f"{name} answers task {first} after {worker.ran}")
@@ -151,7 +151,7 @@ class Agents:
             left -= len(batch.tasks) - batch.answered
             if left <= 0:
                 break
-        self._coordinator.answered(worker, rows, spent, self._session_table.now)
+        self._coordinator.answered(worker, rows, spent, self._table.now)
 
     def kept(self, agent: AgentSession, rows: list[Row]) -> None:
         """Answers that an earlier coordinator received, and that their clients may not have received."""
@@ -202,9 +202,7 @@ class Agents:
                     for start in range(0, len(numbers), MOST_ROWS)
                 ]
                 for start in range(0, len(lists), MOST_LISTS):
-                    self._session_table.say(
-                        agent.session, PoolMessageType.RELEASE, lists[start : start + MOST_LISTS]
-                    )
+                    self._table.say(agent.session, PoolMessageType.RELEASE, lists[start : start + MOST_LISTS])
         releases.clear()
 
     def _claimed(self, worker: Worker, client: str, number: int) -> Task:

@@ -348,7 +348,7 @@ class RemoteClient:
     def detach(self, now: float) -> None:
         """Its session has ended: keep the outcomes that it may not have received."""
         if self.session is not None:
-            for message in [*self.session.talk.unacked(), *self.session.words]:
+            for message in [*self.session.channel.unacked(), *self.session.words]:
                 if message.kind is PoolMessageType.OUTCOMES:
                     self.kept.update((row[0], row) for row in message.rows or ())
             self.kept.update((row[0], row) for row in self.outcomes)

@@ -21,7 +21,7 @@ from nearfar.coordinator.large_parts import LARGE, Row, shares
 from nearfar.coordinator.messages import PoolMessageType
 from nearfar.coordinator.remote_client import Lists, PayloadBytes, RemoteClient, RemoteTask, too_large, weight
 from nearfar.coordinator.scheduler import Scheduler
-from nearfar.coordinator.sessions import PeerSession, SessionTable
+from nearfar.coordinator.sessions import PeerSession, PoolSessions
 from nearfar.coordinator.state import Initializer, Worker
 from nearfar.coordinator.task import Task, TaskOutcome, TaskState
 from nearfar.errors import InitializerFailed, NearfarError, ProtocolError, WorkerLost
@@ -36,7 +36,7 @@ LARGE_WEIGHS = RELEASE_EVERY
 class ResultAcks:
     """Answers of all clients that agents may drop, to be sent in RELEASE."""
 
-    def __init__(self, session_table: SessionTable, patience: float) -> None:
+    def __init__(self, table: PoolSessions, patience: float) -> None:
         """`patience`: seconds that a few released small answers wait for more before they are sent."""
         self.numbers: dict[str, dict[str, list[int]]] = {}
         """Task numbers, by the agents' sessions and the clients."""
@@ -45,16 +45,16 @@ class ResultAcks:
         self.due = inf
         """When they must be sent to the agents."""
         self._patience = patience
-        self._session_table = session_table
+        self._table = table
 
     def add(self, uid: str, numbers: list[int], origin: str, *, large: bool = False) -> None:
         """The agent of the session `origin` may drop these answers; `large`: one of them is large."""
         self.numbers.setdefault(origin, {}).setdefault(uid, []).extend(numbers)
         self.weight += len(numbers) + LARGE_WEIGHS if large else len(numbers)
         if self.due == inf:
-            self.due = self._session_table.now + self._patience
+            self.due = self._table.now + self._patience
         if self.weight >= RELEASE_EVERY:
-            self.due = self._session_table.now
+            self.due = self._table.now
 
     def clear(self) -> None:
         """The releases were sent."""
@@ -75,7 +75,7 @@ class RemoteClients:
 
     def __init__(
         self,
-        session_table: SessionTable,
+        table: PoolSessions,
         coordinator: Scheduler,
         lease: float,
         now: float,
@@ -83,12 +83,12 @@ class RemoteClients:
     ) -> None:
         self.accounts = accounts
         self.all: dict[str, RemoteClient] = {}
-        self._session_table = session_table
+        self._table = table
         self._coordinator = coordinator
         self._lease = lease
         self._holds_until = now + lease
         self._ghosts: OrderedDict[str, tuple[set[int], str]] = OrderedDict()
-        self.releases = ResultAcks(session_table, lease / 100)
+        self.releases = ResultAcks(table, lease / 100)
         self.lists = Lists()
         self._workers = 0
         """The number of workers that was last sent to the clients."""
@@ -100,7 +100,7 @@ class RemoteClients:
     def arrive(self, session: PeerSession) -> None:
         """A session of a client begins."""
         remote_client = self.find(session.uid)
-        remote_client.detach(self._session_table.now)
+        remote_client.detach(self._table.now)
         remote_client.session = session
         session.peer = remote_client
         self.lists.telling[remote_client.name] = remote_client
@@ -120,14 +120,14 @@ class RemoteClients:
         self.accounts.arguments.add(remote_client.name, size)
         remote_client.client.initializer = Initializer(*rows[0])
         remote_client.client.eager = eager
-        self._coordinator.client_came(remote_client.client, self._session_table.now)
+        self._coordinator.client_came(remote_client.client, self._table.now)
 
     def depart(self, uid: str, why: str) -> None:
         """Drop a client. `why`: sent to it if it returns; empty: it will never return."""
         remote_client = self.all.pop(uid, None)
         if remote_client is None:
             return
-        remote_client.detach(self._session_table.now)
+        remote_client.detach(self._table.now)
         self.lists.expected.pop(uid, None)
         if why and (began := remote_client.began()):
             self._ghosts[uid] = (began, why)
@@ -146,11 +146,9 @@ class RemoteClients:
         if remote_client is None:
             if len(self.all) >= MOST_GUESTS:
                 raise ProtocolError(f"there are {MOST_GUESTS} clients already")
-            remote_client = self.all[uid] = RemoteClient(
-                uid, self._session_table.now, self.lists, self.accounts
-            )
+            remote_client = self.all[uid] = RemoteClient(uid, self._table.now, self.lists, self.accounts)
             remote_client.expect()
-            self._coordinator.client_came(remote_client.client, self._session_table.now)
+            self._coordinator.client_came(remote_client.client, self._table.now)
         return remote_client
 
     # -- tasks -------------------------------------------------------------------------------------
@@ -175,7 +173,7 @@ class RemoteClients:
             arguments.want(remote_client.name, 0)
             return True
         arguments.want(remote_client.name, size)
-        remote_client.wanted_at = self._session_table.now
+        remote_client.wanted_at = self._table.now
         known = [row for row in rows if remote_client.has(row[0]) and row[0] not in session.handled]
         self.submit(remote_client, True, known)
         session.handled.update(row[0] for row in known)
@@ -248,7 +246,7 @@ class RemoteClients:
         if task.number in began:
             remote_client.tasks[task.number] = task
             task.failed(WorkerLost("(unknown)", "", 0, f"was killed, for {why}", task.describe()))
-        elif again and self._session_table.now < self._holds_until:
+        elif again and self._table.now < self._holds_until:
             remote_client.held[task.number] = task
             remote_client.expect()
         else:
@@ -266,13 +264,13 @@ class RemoteClients:
             if task.state is TaskState.NEW:
                 self._enter(remote_client, remote_client.tasks.pop(task.number), again=True)
             else:
-                self._coordinator.resumed(task, self._session_table.now)
+                self._coordinator.resumed(task, self._table.now)
 
     def claim(self, uid: str, number: int) -> RemoteTask:
         """The task that an earlier coordinator assigned to a worker."""
         remote_client = self.find(uid)
         if remote_client.session is None:
-            remote_client.since = self._session_table.now
+            remote_client.since = self._table.now
         task = self._known(remote_client, number)
         if task is None:
             task = RemoteTask(remote_client, number)
@@ -298,7 +296,7 @@ class RemoteClients:
             self._fetched(remote_client, row, origin)
             return
         remote_client.check_room(1)
-        remote_client.since = self._session_table.now
+        remote_client.since = self._table.now
         task = self._known(remote_client, number)
         if task is None:
             if remote_client.take_in(row, origin, None):
@@ -367,12 +365,12 @@ class RemoteClients:
                 or remote_client.session is None
             ):
                 continue
-            agent = self._session_table.sessions.get(withheld.origin)
+            agent = self._table.sessions.get(withheld.origin)
             if agent is None or not self.accounts.results.fits(remote_client.name, withheld.size):
                 return
             withheld.fetched = True
             remote_client.weigh(number, withheld.size)
-            self._session_table.say(agent, PoolMessageType.FETCH, [[remote_client.name, [number]]])
+            self._table.say(agent, PoolMessageType.FETCH, [[remote_client.name, [number]]])
 
     def _release(self, remote_client: RemoteClient, numbers: Sequence[int]) -> None:
         """Drop outcomes that are not needed any more, here and at the agents that keep them."""
@@ -394,7 +392,7 @@ class RemoteClients:
 
     def heard(self, session: PeerSession) -> None:
         """A client sent a message: release the outcomes that it has acked."""
-        acked, told = session.talk.out.received, session.told
+        acked, told = session.channel.out.received, session.told
         while told and told[0][0] <= acked:
             self._release(session.peer, [row[0] for row in told.popleft()[1]])
 
@@ -416,7 +414,7 @@ class RemoteClients:
 
     def _say_cancelled(self, remote_client: RemoteClient, number: int, never: bool) -> None:
         if remote_client.session is not None:
-            self._session_table.say(remote_client.session, PoolMessageType.CANCELLED, number, never)
+            self._table.say(remote_client.session, PoolMessageType.CANCELLED, number, never)
 
     def returned(self, worker: Worker) -> None:
         """`worker` returned its unread batches: the tasks that it still has cannot be cancelled any more."""
@@ -426,9 +424,7 @@ class RemoteClients:
             if task in self._asked and isinstance(task, RemoteTask):
                 self._coordinator.book.cancelled.discard(task)
                 if task.remote_client.session is not None:
-                    self._session_table.say(
-                        task.remote_client.session, PoolMessageType.CANCELLED, task.number, False
-                    )
+                    self._table.say(task.remote_client.session, PoolMessageType.CANCELLED, task.number, False)
         self._asked = {task for task in self._asked if task in self._coordinator.book.cancelled}
 
     def settled(self) -> bool:
@@ -441,7 +437,7 @@ class RemoteClients:
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        now = self._session_table.now
+        now = self._table.now
         for name in list(self.accounts.arguments.wanted):
             if now >= self.all[name].wanted_at + self._lease:  # the client would have resent it by now
                 self.accounts.arguments.want(name, 0)
@@ -483,7 +479,7 @@ class RemoteClients:
             return None
         expected = self.lists.expected.values()
         times = [g.since + self._lease for g in expected if g.kept or g.session is None or g.unasked()]
-        holding = self._session_table.now < self._holds_until
+        holding = self._table.now < self._holds_until
         if holding and any(remote_client.held or remote_client.claimed for remote_client in expected):
             times.append(self._holds_until)
         return min(times, default=None)
@@ -508,9 +504,9 @@ class RemoteClients:
                 continue
             if remote_client.outcomes:
                 for rows in shares(remote_client.outcomes, messages.FORMS[PoolMessageType.OUTCOMES].blob):
-                    self._session_table.say(remote_client.session, PoolMessageType.OUTCOMES, rows=rows)
+                    self._table.say(remote_client.session, PoolMessageType.OUTCOMES, rows=rows)
                 remote_client.outcomes = []
             if remote_client.workers != count:
                 remote_client.workers = count
-                self._session_table.say(remote_client.session, PoolMessageType.WORKERS, count)
+                self._table.say(remote_client.session, PoolMessageType.WORKERS, count)
         lists.telling.clear()

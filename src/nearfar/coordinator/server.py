@@ -229,7 +229,7 @@ class CoordinatorServer:
     def _keep_the_door(self, now: float) -> None:
         """End the sessions of peers whose key was revoked, as if they had died."""
         for session in self._authenticator.turn(now, self.peers.sessions):
-            self.peers.expel(session, "was lost: its agent's key was revoked", now)
+            self.peers.table.expel(session, "its key was revoked", now)
         due = self._authenticator.deadline()
         self._door_due = inf if due is None else due
         self._door_at = min(self._door_at, self._door_due)
@@ -247,19 +247,19 @@ class CoordinatorServer:
             else:
                 self._let_in(session, envelope, now)
         except WrongHello as error:
-            self.peers.malformed += 1
+            self.peers.table.malformed += 1
             self._complaints.note("refused a peer: %s", error, now)
-            self.peers.refuse(session, error.why)
+            self.peers.table.refuse(session, error.why)
         except sockets.Nameless:
-            self.peers.nameless += 1
+            self.peers.table.nameless += 1
         except ProtocolError as error:
-            self.peers.malformed += 1
+            self.peers.table.malformed += 1
             self._complaints.note("dropped a malformed message: %s", error, now)
         except Exception:  # an error of our own for one peer's message must not affect the others
             log.exception("a message of %s could not be processed", shown(session))
-            self.peers.give_up(session, "the coordinator failed to process its message")
-        if self.peers.complaints or self.peers.notices:
-            for fault in self.peers.take_complaints():
+            self.peers.table.give_up(session, "the coordinator failed to process its message", now)
+        if self.peers.table.complaints or self.peers.notices:
+            for fault in self.peers.table.take_complaints():
                 self._complaints.note("ended a session: %s", fault, now)
             for notice in self.peers.take_notices():
                 log.warning("%s", shown(notice, LONGEST_NOTICE))
@@ -276,7 +276,7 @@ class CoordinatorServer:
         """Process the HELLO of a peer that is not known yet."""
         if self._room.lacks(self._descriptor, now):
             if self._room.refuses(now):
-                self.peers.refuse(session, self._room.REFUSAL)
+                self.peers.table.refuse(session, self._room.REFUSAL)
             return
         self.peers.receive(session, hello, now)
         if session in self.peers.sessions:
@@ -306,7 +306,7 @@ class CoordinatorServer:
         found = self._watch.ended(descriptor)
         if found is not None:
             session, pid = found
-            self.peers.dead(session, f"was lost with its agent, process {pid}", now)
+            self.peers.table.dead(session, f"process {pid} ended", now)
 
     def _send(self, name: str, envelope: PoolFrame) -> None:
         try:

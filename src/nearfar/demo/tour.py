@@ -22,6 +22,7 @@ from nearfar.demo.commands import LONGEST, Command, DemoError, typed
 from nearfar.demo.gallery import Gallery
 from nearfar.demo.server import GalleryServer
 from nearfar.download.model import Saved
+from nearfar.download.store.listing import Listing
 from nearfar.download.store.store import Store
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def check(gallery: Gallery, wanted: list[str], folders: list[Path]) -> CheckedFi
     for folder in folders:
         with Store(folder) as store:
             store.sweep()
-            rows = list(store.rows())
+        with Listing(folder) as listing:
+            rows = list(listing.rows())
         for row in rows:
             _check_file(gallery, folder, row, checked)
         known = {row.name for row in rows}

@@ -7,8 +7,9 @@ import logging
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,16 +28,6 @@ class Ended(NamedTuple):
 
     ending: Ending
     what: Saved | Failure
-
-
-def in_this_run(ended: Ended, started: float) -> Ended:
-    """The ending of a job that was handed out twice, in a run that `started` then (seconds since the epoch).
-
-    Its file may have been saved by a process that died before it reported that.
-    """
-    if isinstance(ended.what, Saved) and ended.what.time >= started:
-        return Ended(Ending.SAVED, ended.what)
-    return ended
 
 
 def ending_of(verdict: Saved | Failure, before: Saved | None) -> Ending:
@@ -287,8 +278,11 @@ class InputJobs:
         account: Account,
         failures: Failures,
         on_turn: Callable[[], None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`on_turn` is called in each iteration, to show the progress."""
+        """`on_turn` is called in each iteration, to show the progress. `clock`: seconds since the epoch, for
+        the time at which files were saved."""
         self.underway: Callable[[], Underway] = Underway
         self.report: Callable[[], Report] = Report
         self.on_end: Callable[[Job, Ended], object] | None = None
@@ -297,6 +291,11 @@ class InputJobs:
         self._account = account
         self._failures = failures
         self._on_turn = on_turn
+        self._started = clock()
+        self._again: deque[tuple[int, Job]] = deque()
+        """Jobs that were given back."""
+        self.handed_twice: set[int] = set()
+        """The numbers of jobs that were given back, or that the caller hands out again itself."""
         self.pages: Counter[str] = Counter()
         """Web pages saved under a name that implies another media type, by that type."""
 
@@ -310,15 +309,21 @@ class InputJobs:
 
     @property
     def exhausted(self) -> bool:
-        return self._intake.exhausted
+        return self._intake.exhausted and not self._again
 
     def waiting(self) -> int:
-        """How many lines can be taken now."""
-        return self._intake.waiting()
+        """How many jobs can be taken now, about."""
+        return self._intake.waiting() + len(self._again)
+
+    def give_back(self, jobs: Iterable[tuple[int, Job]]) -> None:
+        """These jobs were taken and have not ended, because a process died: `take` returns them again."""
+        for number, job in jobs:
+            self._again.append((number, job))
+            self.handed_twice.add(number)
 
     def take(self, most: int) -> list[tuple[int, Job]]:
         """As `JobSource.take`. Raises `OSError` if the input cannot be read."""
-        jobs: list[tuple[int, Job]] = []
+        jobs = [self._again.popleft() for _ in range(min(most, len(self._again)))]
         while not jobs and (entries := self._intake.take(most)):
             for entry in entries:
                 if isinstance(entry, Bad):
@@ -329,6 +334,9 @@ class InputJobs:
         return jobs
 
     def end(self, number: int, ended: Ended) -> None:
+        if number in self.handed_twice and isinstance(ended.what, Saved) and ended.what.time >= self._started:
+            # A process saved the file, and died before it reported that.
+            ended = Ended(Ending.SAVED, ended.what)
         job = self._account.end(number, ended)
         if self.on_end is not None:
             self.on_end(job, ended)

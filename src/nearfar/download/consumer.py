@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from nearfar.download.local_store import DraftFile, LocalStore
 from nearfar.download.messages import (
     Abandon,
     AlreadySaved,
@@ -28,19 +29,21 @@ from nearfar.download.messages import (
     decode,
     encode_answer,
 )
-from nearfar.download.model import Failure, Reason, Report, Saved, StoreError, StreamLost, Underway
-from nearfar.download.store.partials import Resumption
-from nearfar.download.store.store import Group, Store
-from nearfar.download.streams import SILENT, Streams
+from nearfar.download.model import Failure, Job, Reason, Report, Saved, StoreError, StreamLost, Underway
+from nearfar.download.store.draft import Draft
+from nearfar.download.store.store import Store
 from nearfar.download.transport import IncomingRequest, RequestReceiver
-from nearfar.download.watched import report, underway
+from nearfar.download.watched import Transfer, report, underway
 from nearfar.errors import ProtocolError, ShutDown
 
 COMPANY = 0.05
 """Seconds that a file waits for others to be committed with it: a commit costs as much as six files."""
-LONGEST_WAIT = 1.0
-"""Seconds between two iterations when nothing arrives, to check for a stop and to show the progress."""
-
+FORGOTTEN = 900.0
+"""Seconds without a message after which a stream counts as abandoned. A producer that is only slow receives
+`StreamLost`, and sends the file again."""
+SILENT = 3.0
+"""Seconds without a message after which another producer may continue the file of a stream. A producer that
+lives sends one more often (`outgoing.BEAT`), except over a line that needs longer for a chunk."""
 LOOK = 0.1
 """Seconds between two iterations while a partial file is read again, or an offer is not answered yet."""
 DEFERRED = SILENT + 2.0
@@ -77,12 +80,23 @@ class _Waiting:
     """A request whose files are in the present group: answered when each has its verdict."""
 
     incoming: IncomingRequest
-    verdicts: list[Verdict | None]
+    verdicts: list[Verdict | StreamLost | None]
 
     def answer(self) -> None:
-        verdicts = tuple(verdict for verdict in self.verdicts if verdict is not None)
-        assert len(verdicts) == len(self.verdicts), "a commit gives every draft a verdict"
-        self.incoming.answer(encode_answer(Verdicts.of(verdicts)))
+        rows = [verdict for verdict in self.verdicts if isinstance(verdict, Saved | Failure)]
+        lost = [verdict for verdict in self.verdicts if isinstance(verdict, StreamLost)]
+        assert len(rows) + len(lost) == len(self.verdicts), "a commit gives every file a verdict"
+        self.incoming.answer(encode_answer(lost[0] if lost else Verdicts.of(rows)))
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A large file that is being received."""
+
+    file: DraftFile
+    draft: Draft
+    heard: float
+    """When its producer was last heard."""
 
 
 class Consumer:
@@ -106,15 +120,13 @@ class Consumer:
         self._store = store
         self._clock = clock
         self._on_turn = on_turn
-        self._streams = Streams(store)
-        self._group = Group(store)
+        self._files = LocalStore(store, company=COMPANY, clock=clock)
+        self._streams: dict[str, _Stream] = {}
         self._incoming: list[_Waiting] = []
-        self._due = 0.0
-        """When the present group must be committed, if a request waits for that."""
+        """The requests about the files of the present group."""
         self._kept_back: list[IncomingRequest] = []
         self._deferred: list[tuple[float, IncomingRequest, Offer]] = []
         """Offers to be answered at this time at the latest."""
-        self._resuming: list[tuple[IncomingRequest, Resume, Resumption]] = []
         self._stopping = False
 
     def stop(self) -> None:
@@ -133,13 +145,17 @@ class Consumer:
     @property
     def underway(self) -> Underway:
         """Progress of unsaved files; of a large one, the producer has to send the rest."""
-        waits_for = "producer" if len(self._streams) else ""
-        whole = ((draft.job, draft.head, draft.size) for draft in self._group)
-        return underway([*self._streams.transfers(), *whole], waits_for)
+        waits_for = "producer" if self._streams else ""
+        whole = ((draft.job, draft.head, draft.size) for draft in self._files.group)
+        return underway([*self._transfers(), *whole], waits_for)
 
     def report(self) -> Report:
         """The files that are being received, for a dashboard."""
-        return report(None, self._streams.transfers())
+        return report(None, self._transfers())
+
+    def _transfers(self) -> list[Transfer]:
+        drafts = (stream.draft for stream in self._streams.values())
+        return [(draft.job, draft.head, draft.size) for draft in drafts]
 
     def run(self) -> None:
         """Work until the end of the queue, or `stop`.
@@ -159,33 +175,41 @@ class Consumer:
         """Receive one message and process it; commit when due. Raises as `run`, and `ShutDown`."""
         self._on_turn()
         if self._stopping:
-            self._streams.release_kept()
+            self._release([name for name, stream in self._streams.items() if stream.draft.keeps])
         incoming = self._request_receiver.receive(self._patience())
         if incoming is not None:
             self._handle(incoming)
-        else:
-            self._let_go_of_streams()
-        if self._resuming:
-            self._go_on_to_resume()
+        elif self._streams:
+            self._release_silent()
+        self._files.turn()
         if self._deferred:
             self._answer_deferred()
-        idle = incoming is None and not (self._resuming or self._deferred)
-        if idle or self._group.full or (self._incoming and self._clock() >= self._due):
+        if self._incoming and (incoming is None or self._files.due):
             self._commit()
 
     def _patience(self) -> float:
-        longest = LOOK if self._resuming or self._deferred else LONGEST_WAIT
-        return min(longest, max(0.0, self._due - self._clock())) if self._incoming else longest
+        patience = self._files.patience()
+        return min(LOOK, patience) if self._deferred or self._files.looks else patience
 
-    def _let_go_of_streams(self) -> None:
+    def _release_silent(self) -> None:
         """Nothing waits to be received: end the streams of producers that are silent for too long."""
         now = self._clock()
-        self._streams.forget_silent(now)
-        if self._streams.silent(now):
-            try:
-                self._streams.let_go(self._store.wanted(), now)
-            except StoreError as error:
-                log.warning("cannot tell which files are asked for: %s", error)
+        silent = {name: each for name, each in self._streams.items() if now - each.heard > SILENT}
+        if not silent:
+            return
+        wanted: set[str] = set()
+        try:
+            wanted = self._store.wanted()
+        except StoreError as error:
+            log.warning("cannot tell which files are asked for: %s", error)
+        for name, each in silent.items():
+            if each.draft.recorded in wanted or now - each.heard > FORGOTTEN:
+                self._release([name])
+
+    def _release(self, streams: Iterable[str]) -> None:
+        """End these streams: another transfer may continue their files."""
+        for stream in streams:
+            self._streams.pop(stream).file.abandon(keep=True)
 
     def _handle(self, incoming: IncomingRequest) -> None:
         try:
@@ -205,11 +229,11 @@ class Consumer:
             case Files(files, last):
                 self._keep(incoming, files)
                 if last:
-                    self._due = self._clock()
+                    self._commit()
             case Finish():
                 self._finish(incoming, request)
                 if not self._streams:
-                    self._due = self._clock()
+                    self._commit()
             case _:
                 incoming.answer(encode_answer(self._reply(request)))
 
@@ -244,70 +268,86 @@ class Consumer:
             found = self._store.known(request.jobs)
             missing = [index for index, saved in enumerate(found) if saved is None or request.refresh]
             jobs = [request.jobs[index] for index in missing]
-            files = {(self._store.key(job), job.name) for job in jobs} if len(self._streams) else set()
-            self._streams.let_go_of(self._streams.of(files), self._clock())
+            live = self._live(jobs) if self._streams else []
             partials, busy = self._store.unfinished(jobs)
-            busy += self._streams.of(files)
         except StoreError as error:
             return error.failure, []
         begun = {index: each for index, each in zip(missing, partials, strict=True) if each is not None}
         saved = tuple(None if index in begun else each for index, each in enumerate(found))
-        return AlreadySaved(saved, tuple(begun.items())), busy
+        return AlreadySaved(saved, tuple(begun.items())), busy + live
+
+    def _live(self, jobs: Sequence[Job]) -> list[str]:
+        """The streams of these files that another transfer could continue if they ended. Those whose producer
+        is silent end."""
+        now, live = self._clock(), list[str]()
+        files = {(self._store.key(job), job.name) for job in jobs}
+        for name, stream in list(self._streams.items()):
+            if stream.draft.keeps and (stream.draft.key, stream.draft.job.name) in files:
+                if now - stream.heard > SILENT:
+                    self._release([name])
+                else:
+                    live.append(name)
+        return live
 
     def _resume(self, incoming: IncomingRequest, request: Resume) -> None:
-        self._streams.abandon(request.stream)
-        try:
-            resumption = self._store.resume(request.job, request.file, lambda: None)
-        except StoreError as error:
-            log.warning("a file cannot be continued: %s", error)
-            resumption = None
-        if resumption is None:
-            incoming.answer(encode_answer(StreamLost()))
-        else:
-            self._resuming.append((incoming, request, resumption))
+        """Continue a partial file, once it was read again."""
+        self._abandon(request.stream)
 
-    def _go_on_to_resume(self) -> None:
-        """Accept the streams whose partial files were read again."""
-        for each in [each for each in self._resuming if each[2].done]:
-            self._resuming.remove(each)
-            incoming, request, resumption = each
-            try:
-                draft = self._store.resumed(request.job, resumption)
-            except StoreError as error:
-                log.warning("a file cannot be continued: %s", error)
-                draft = None
-            if draft is None:
-                incoming.answer(encode_answer(StreamLost()))
-            else:
-                self._streams.adopt(request.stream, draft, self._clock())
-                incoming.answer(encode_answer(StreamAccepted(self._request_receiver.name)))
+        def opened(accepted: bool) -> None:
+            incoming.answer(encode_answer(self._begin(request.stream, file)))
+
+        file = self._files.reopen(request.job, request.file, _ignore, opened)
 
     def _reply(self, request: Open | StreamChunk | Abandon) -> Answer:
         """The answer to a request that can be answered at once."""
         match request:
-            case Open():
-                # The name may have changed: a consumer that reconnects gets a new one.
-                return self._streams.open(request, self._clock()) or StreamAccepted(
-                    self._request_receiver.name
-                )
+            case Open(stream, job, head):
+                # A second request for the same stream starts it again.
+                self._abandon(stream)
+                return self._begin(stream, self._files.upload(job, head, _ignore))
             case StreamChunk():
-                return self._streams.write(request, self._clock())
+                return self._write(request)
             case Abandon(stream, keep):
-                self._streams.abandon(stream, keep=keep)
+                self._abandon(stream, keep=keep)
                 return ChunkAck()
+
+    def _begin(self, stream: str, file: DraftFile) -> Answer:
+        """Receive a file, if it could be opened."""
+        if file.draft is None:
+            return file.failure or StreamLost()
+        self._streams[stream] = _Stream(file, file.draft, self._clock())
+        # The name may have changed: a consumer that reconnects gets a new one.
+        return StreamAccepted(self._request_receiver.name)
+
+    def _write(self, request: StreamChunk) -> Answer:
+        stream = self._streams.get(request.stream)
+        if stream is None:
+            return StreamLost()
+        stream.heard = self._clock()
+        if request.offset != stream.draft.size:
+            self._abandon(request.stream)
+            detail = f"{stream.draft.size} bytes came, the next say they follow {request.offset}"
+            return Failure(Reason.TRUNCATED, detail)
+        stream.file.write(request.data)
+        if (failure := stream.file.failure) is not None:
+            self._abandon(request.stream)
+            return failure
+        return ChunkAck()
+
+    def _abandon(self, stream: str, *, keep: bool = False) -> None:
+        """End a stream. `keep`: its bytes may be continued by another one."""
+        if (known := self._streams.pop(stream, None)) is not None:
+            known.file.abandon(keep=keep)
 
     def _keep(self, incoming: IncomingRequest, files: tuple[File, ...]) -> None:
         waiting = self._wait(incoming, len(files))
         for index, (file, saved) in enumerate(zip(files, self._before(incoming, files), strict=True)):
             if saved is not None:
                 waiting.verdicts[index] = saved
-                continue
-            try:
-                draft = self._store.put(file.job, file.head, file.body, file.data)
-            except StoreError as error:
-                self._count(waiting, index, error.failure)
-                continue
-            self._group.add(draft, partial(self._count, waiting, index), len(file.data))
+            else:
+                self._files.send(
+                    file.job, file.head, file.body, file.data, partial(self._count, waiting, index)
+                )
 
     def _before(self, incoming: IncomingRequest, files: tuple[File, ...]) -> list[Saved | None]:
         """The files of a message that are saved already: another consumer may have received it before."""
@@ -319,19 +359,15 @@ class Consumer:
         return [None] * len(files)
 
     def _finish(self, incoming: IncomingRequest, request: Finish) -> None:
-        match self._streams.finish(request):
-            case StreamLost() as lost:
-                incoming.answer(encode_answer(lost))
-            case Failure() as failure:
-                self.received.count(failure)
-                incoming.answer(encode_answer(Verdicts.of((failure,))))
-            case draft:
-                self._group.add(draft, partial(self._count, self._wait(incoming, 1), 0), 0)
+        stream = self._streams.pop(request.stream, None)
+        if stream is None:
+            incoming.answer(encode_answer(StreamLost()))
+            return
+        stream.file.settle = partial(self._count, self._wait(incoming, 1), 0)
+        stream.file.finish(request.body)
 
     def _wait(self, incoming: IncomingRequest, files: int) -> _Waiting:
         """Delay the answer to `incoming` until its files are committed."""
-        if not self._incoming:
-            self._due = self._clock() + COMPANY
         waiting = _Waiting(incoming, [None] * files)
         self._incoming.append(waiting)
         return waiting
@@ -339,10 +375,15 @@ class Consumer:
     def _commit(self) -> None:
         """Commit the group, then answer."""
         waiting_requests, self._incoming = self._incoming, []
-        self._group.commit()
+        self._files.flush(last=True)
         for waiting in waiting_requests:
             waiting.answer()
 
-    def _count(self, waiting: _Waiting, index: int, verdict: Verdict) -> None:
+    def _count(self, waiting: _Waiting, index: int, verdict: Verdict | StreamLost) -> None:
         waiting.verdicts[index] = verdict
-        self.received.count(verdict)
+        if not isinstance(verdict, StreamLost):
+            self.received.count(verdict)
+
+
+def _ignore(verdict: Verdict | StreamLost) -> None:
+    """Of a file that has no verdict before the end of its stream."""

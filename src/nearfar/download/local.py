@@ -23,8 +23,7 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -32,21 +31,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.download.account import InputJobs, in_this_run
+from nearfar.download.account import InputJobs
 from nearfar.download.local_process import (
     LEASE,
     SIGNALS,
     ProcessPlan,
     consume,
-    download,
-    produce,
+    fetch,
     read_ending,
 )
-from nearfar.download.model import Failure, FileNow, HostNow, Job, Report, Saved, Underway
+from nearfar.download.model import Ending, Job, Report, Saved, Underway
 from nearfar.download.store.store import Store
-from nearfar.download.watched import merged
+from nearfar.download.watched import LONGEST_WAIT, merged
 from nearfar.errors import QueueLost
-from nearfar.queues.limits import Claim, SharedLimits
+from nearfar.queues.limits import SharedLimits
 
 if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
@@ -58,15 +56,8 @@ SMALLEST_SHARE = 8
 """Lowest number of jobs handed out at a time; more if many wait, so that the last ones are spread evenly."""
 PIPE = 1024 * 1024
 """Bytes of a queue's pipe: a message of files passes at once, without a context switch for each 64 KiB."""
-LONGEST_WAIT = 1.0
-"""Seconds between two iterations when nothing happens, for the progress display."""
 
 log = logging.getLogger(__name__)
-
-
-FAILURE = 2 + len(Failure._fields)
-"""Number of fields in a failure from `PipeJobs.end`; a saved file has more."""
-SIZE = 2 + Saved._fields.index("size")
 
 
 class LocalProcess:
@@ -85,16 +76,7 @@ class LocalProcess:
         self.heard = time.monotonic()
         self.silent = False
         """It has lost its permits, because it was not heard for its lease."""
-
         self.report = Report()
-
-    def count(self, endings: list[tuple[Any, ...]]) -> None:
-        """Subtract ended jobs from `underway`, which includes them until the process sends its next
-        message."""
-        size, files, waits_for, large = self.underway
-        fresh = [ending for ending in endings if len(ending) <= FAILURE or ending[1]]
-        gone = sum(ending[SIZE] for ending in fresh if len(ending) > FAILURE)
-        self.underway = Underway(max(0, size - gone), max(0.0, files - len(fresh)), waits_for, large)
 
 
 class LocalDownload:
@@ -104,24 +86,17 @@ class LocalDownload:
         self,
         plan: ProcessPlan,
         job_source: InputJobs,
-        clock: Callable[[], float] = time.time,
         *,
         before_spawning: Callable[[], None] = lambda: None,
     ) -> None:
-        """`clock`: seconds since the epoch, for the time at which files were saved.
-
-        `before_spawning` is called if processes cannot be forked.
-        """
+        """`before_spawning` is called if processes cannot be forked."""
         self._plan = plan
         self._job_source = job_source
-        self._started = clock()
         self._context: BaseContext = multiprocessing.get_context("spawn")
         self._before_spawning = before_spawning
         self._producers: list[LocalProcess] = []
         self._consumers: list[LocalProcess] = []
         self._routes: Routes | None = None
-        self._again: deque[tuple[int, Job]] = deque()
-        self._handed_twice: set[int] = set()
         self._fruitless = 0
         """Deaths since a job has ended, or a process got further in its files than any before."""
         self._furthest = 0
@@ -173,7 +148,7 @@ class LocalDownload:
         self._choose_context()
         if not self._plan.producers:
             for number in range(self._plan.downloaders):
-                self._producers.append(self._spawn(download, number))
+                self._producers.append(self._spawn(fetch, number))
             return
         from nearfar.download.near_transport import Arena, Routes
 
@@ -187,7 +162,7 @@ class LocalDownload:
         for name in names:
             self._consumers.append(self._spawn(consume, name))
         for number in range(self._plan.producers):
-            self._producers.append(self._spawn(produce, number))
+            self._producers.append(self._spawn(fetch, number))
 
     def _sweep(self) -> None:
         """Determine what killed processes have saved, and remove their temporaries."""
@@ -201,7 +176,8 @@ class LocalDownload:
         elif not self._plan.producers:
             # Load what all of them need once, before the fork.
             import nearfar.download.fetch.curl
-            import nearfar.download.local_store  # noqa: F401
+            import nearfar.download.local_store
+            import nearfar.download.producer  # noqa: F401
 
     def _queue(self) -> NearQueue:
         from nearfar.queues.near import NearQueue
@@ -264,7 +240,7 @@ class LocalDownload:
         if self._limits.due <= now:
             by_name = {child.name: child for child in self._producers}
             for name, grants in self._limits.flush(now):
-                self._say(by_name[name], "hosts", [tuple(grant) for grant in grants])
+                self._say(by_name[name], "hosts", grants)
 
     def _patience(self) -> float:
         return max(0.0, min(LONGEST_WAIT, self._limits.due - time.monotonic()))
@@ -279,7 +255,7 @@ class LocalDownload:
             self._count_death()
             self._choose_context()
             for number, _ in enumerate(dead):
-                self._producers.append(self._spawn(download, number))
+                self._producers.append(self._spawn(fetch, number))
 
     def _count_death(self) -> None:
         self._fruitless += 1
@@ -294,11 +270,7 @@ class LocalDownload:
         return dead
 
     def _all_given_back(self) -> bool:
-        return (
-            self._job_source.exhausted
-            and not self._again
-            and not any(child.given for child in self._producers)
-        )
+        return self._job_source.exhausted and not any(child.given for child in self._producers)
 
     def _watched(self, working: list[LocalProcess]) -> list[Any]:
         pipes = [child.pipe for child in working if not child.pipe.closed]
@@ -310,11 +282,9 @@ class LocalDownload:
         for child in self._producers:
             if not child.has_capacity:
                 continue
-            waiting = len(self._again) + self._job_source.waiting()
+            waiting = self._job_source.waiting()
             share = min(child.has_capacity, max(SMALLEST_SHARE, waiting // (2 * len(self._producers))))
-            jobs = [self._again.popleft() for _ in range(min(share, len(self._again)))]
-            jobs = jobs or list(self._job_source.take(share))
-            if jobs:
+            if jobs := self._job_source.take(share):
                 child.has_capacity = 0
                 child.given.update(jobs)
                 self._say(child, "jobs", [(number, *job) for number, job in jobs])
@@ -329,29 +299,31 @@ class LocalDownload:
         now = child.heard = time.monotonic()
         if word == "hosts" or child.silent:
             child.silent = False
-            self._limits.claim(child.name, map(Claim._make, said if word == "hosts" else ()), now)
-        if word == "hosts":
-            return
-        if word == "want":
-            child.has_capacity = said
-            return
-        if word == "underway":
-            child.underway = Underway._make(said)
-            if child.underway.size > self._furthest:
-                self._furthest = child.underway.size
+            self._limits.claim(child.name, said if word == "hosts" else (), now)
+        match word:
+            case "want":
+                child.has_capacity = said
+            case "ended":
                 self._fruitless = 0
-            return
-        if word == "report":
-            hosts, files = said
-            child.report = Report(tuple(map(HostNow._make, hosts)), tuple(map(FileNow._make, files)))
-            return
-        self._fruitless = 0
-        child.count(said)
-        for number, *ending in said:
-            del child.given[number]
+                self._count(child, said)
+            case "underway":
+                child.underway = said
+                if said.size > self._furthest:
+                    self._furthest = said.size
+                    self._fruitless = 0
+            case "report":
+                child.report = said
+
+    def _count(self, child: LocalProcess, endings: Sequence[tuple[Any, ...]]) -> None:
+        size, files, waits_for, large = child.underway
+        for number, *ending in endings:
             ended = read_ending(*ending)
-            twice = number in self._handed_twice
-            self._job_source.end(number, in_this_run(ended, self._started) if twice else ended)
+            del child.given[number]
+            self._job_source.end(number, ended)
+            if ended.ending is not Ending.ALREADY:  # the last `underway` of the process includes it
+                files -= 1
+                size -= ended.what.size if isinstance(ended.what, Saved) else 0
+        child.underway = Underway(max(0, size), max(0.0, files), waits_for, large)
 
     def _underway(self) -> Underway:
         told = [child.underway for child in self._producers]
@@ -361,9 +333,9 @@ class LocalDownload:
 
     def _tell(self, children: list[LocalProcess], word: str) -> None:
         for child in children:
-            self._say(child, word, [])
+            self._say(child, word)
 
-    def _say(self, child: LocalProcess, word: str, jobs: list[tuple[Any, ...]]) -> None:
+    def _say(self, child: LocalProcess, word: str, jobs: Sequence[tuple[Any, ...]] = ()) -> None:
         # A dead child does not read; the next iteration sees its sentinel.
         with suppress(OSError):
             child.pipe.send((word, jobs))
@@ -406,8 +378,7 @@ class LocalDownload:
         child.process.join()
         while not child.pipe.closed and child.pipe.poll():
             self._hear(child)
-        self._again.extend(child.given.items())
-        self._handed_twice.update(child.given)
+        self._job_source.give_back(child.given.items())
         self._limits.leave(child.name)
         child.pipe.close()
         child.process.close()

@@ -4,7 +4,7 @@ Each process has a pipe to its parent::
 
     parent -> child    jobs  [(number, *job)...] | end | stop | hosts [grant...]
     child  -> parent   want  how many            | ended [(number, saved, *what)...]
-                       | underway (size, ...)    | report (hosts, files)
+                       | underway of `Underway`  | report of `Report`
                        hosts [claim...]: of permits for hosts, which the parent holds
     parent -> consumer end
 
@@ -39,6 +39,7 @@ from nearfar.queues.limits import Claim, Grant
 
 if TYPE_CHECKING:
     from nearfar.download.near_transport import Routes
+    from nearfar.download.producer import Destination
 
 ORPHANED = 70
 REPORTED_EVERY = 1.0
@@ -87,7 +88,7 @@ class PipeLimits:
 
     def __init__(self, pipe: Connection[Any, Any]) -> None:
         self._pipe = pipe
-        self.arrived: deque[tuple[Any, ...]] = deque()
+        self.arrived: deque[Grant] = deque()
         """Grants, from the thread that listens."""
 
     def session(self) -> int:
@@ -98,10 +99,10 @@ class PipeLimits:
 
     def receive(self) -> Sequence[Grant]:
         arrived = self.arrived
-        return [Grant._make(arrived.popleft()) for _ in range(len(arrived))]
+        return [arrived.popleft() for _ in range(len(arrived))]
 
     def claim(self, session: int, claims: Sequence[Claim]) -> None:
-        self._pipe.send(("hosts", [tuple(claim) for claim in claims]))
+        self._pipe.send(("hosts", claims))
 
     def due(self) -> float:
         return math.inf
@@ -173,11 +174,10 @@ class PipeJobs:
             if underway != self._told or now >= self._alive_due:
                 self._told = underway
                 self._alive_due = now + ALIVE_EVERY
-                self._pipe.send(("underway", tuple(underway)))
+                self._pipe.send(("underway", underway))
         if now >= self._report_due:
             self._report_due = now + REPORTED_EVERY
-            hosts, files = self.report()
-            self._pipe.send(("report", (list(map(tuple, hosts)), list(map(tuple, files)))))
+            self._pipe.send(("report", self.report()))
 
 
 def read_ending(saved: bool, *what: Any) -> Ended:
@@ -199,19 +199,16 @@ def _short_words() -> Iterator[None]:
 
 
 @_short_words()
-def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any, Any]) -> None:
-    """The main function of a process that fetches and saves."""
+def fetch(plan: ProcessPlan, routes: Routes | None, number: int, pipe: Connection[Any, Any]) -> None:
+    """The main function of a process that fetches, and saves or, with `routes`, sends files to consumers."""
     _prepare(plan)
-    from nearfar.download.local_store import LocalStore
     from nearfar.download.producer import Producer
-    from nearfar.download.store.store import Store
 
     fetcher = plan.make_fetcher()
     job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
-    with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
-        if plan.shared:
-            fetcher.share(job_source.limits)
-        destination = LocalStore(store)
+    if plan.shared:
+        fetcher.share(job_source.limits)
+    with _destination(plan, routes, number) as destination:
         producer = Producer(
             job_source,
             fetcher,
@@ -226,28 +223,21 @@ def download(plan: ProcessPlan, routes: None, number: int, pipe: Connection[Any,
     fetcher.close()
 
 
-@_short_words()
-def produce(plan: ProcessPlan, routes: Routes, number: int, pipe: Connection[Any, Any]) -> None:
-    """The main function of a producer process."""
-    _prepare(plan)
+@contextmanager
+def _destination(plan: ProcessPlan, routes: Routes | None, number: int) -> Iterator[Destination]:
+    if routes is None:
+        from nearfar.download.local_store import LocalStore
+        from nearfar.download.store.store import Store
+
+        with Store(plan.directory, overwrite=plan.overwrite, remote_time=plan.remote_time) as store:
+            yield LocalStore(store)
+        return
     from nearfar.download.near_transport import NearRequestSender
-    from nearfar.download.producer import Producer
     from nearfar.download.remote_stores import RemoteStores
 
-    fetcher = plan.make_fetcher()
     request_sender = NearRequestSender(routes, number)
-    job_source = PipeJobs(pipe, lambda: producer.stop(), reports=plan.reports)
-    if plan.shared:
-        fetcher.share(job_source.limits)
-    stores = RemoteStores(request_sender)
-    producer = Producer(
-        job_source, fetcher, stores, jobs=plan.jobs, ahead=AHEAD * plan.jobs, refresh=plan.refresh
-    )
-    Thread(target=job_source.listen, name="parent", daemon=True).start()
-    _collect_seldom()
-    producer.run()
+    yield RemoteStores(request_sender)
     request_sender.close(None)
-    fetcher.close()
 
 
 @_short_words()

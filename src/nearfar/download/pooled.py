@@ -31,7 +31,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
 from nearfar import Executor
-from nearfar.download.account import Ended, InputJobs, in_this_run
+from nearfar.download.account import Ended, InputJobs
 from nearfar.download.fetch.base import Fetcher
 from nearfar.download.fetch.factory import make_fetcher
 from nearfar.download.fetch.options import FetchOptions
@@ -226,24 +226,17 @@ class Pooled:
         executor: Executor,
         request_sender: Watched,
         make_order: Callable[[tuple[Numbered, ...]], Order],
-        *,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """`request_sender` sends nothing: it is the producer that the queue counts, and it shows the stores
-        present.
-
-        `clock`: seconds since the epoch, for the time at which files were saved.
-        """
+        present."""
         self._job_source = job_source
         self._executor = executor
         self._request_sender = request_sender
         self._make_order = make_order
-        self._started = clock()
         self._events: SimpleQueue[Future[ShareReport] | None] = SimpleQueue()
         self._out: dict[Future[ShareReport], Share] = {}
-        self._again: deque[Numbered] = deque()
         self._pieces: deque[Share] = deque()
-        self._handed_twice: set[int] = set()
+        """What is handed out again: of shares that failed."""
         self._failures: Counter[int] = Counter()
         self._fruitless = 0
         self._pace = ShareSizer()
@@ -306,7 +299,7 @@ class Pooled:
         return bool(self._out) or not (self._stopping or self._all_given_back())
 
     def _all_given_back(self) -> bool:
-        return self._job_source.exhausted and not self._again and not self._pieces
+        return self._job_source.exhausted and not self._pieces
 
     # -- out -----------------------------------------------------------------------------------------
 
@@ -328,10 +321,8 @@ class Pooled:
     def _next_share(self, workers: int) -> Share:
         if self._pieces:
             return self._pieces.popleft()
-        waiting = len(self._again) + self._job_source.waiting()
-        size = self._pace.share(waiting, workers) if workers else self._pace.LEAST
-        share = [self._again.popleft() for _ in range(min(size, len(self._again)))]
-        return share or self._job_source.take(size)
+        waiting = self._job_source.waiting()
+        return self._job_source.take(self._pace.share(waiting, workers) if workers else self._pace.LEAST)
 
     # -- back ----------------------------------------------------------------------------------------
 
@@ -340,7 +331,7 @@ class Pooled:
             return
         share = self._out.pop(future)
         if future.cancelled():
-            self._again.extendleft(reversed(share))
+            self._job_source.give_back(share)
             return
         error = future.exception()
         if error is None:
@@ -354,12 +345,9 @@ class Pooled:
         self._fruitless = 0
         self._pace.note(len(report.ended), report.seconds)
         for number, ended in report.ended:
-            twice = number in self._handed_twice
-            self._job_source.end(number, in_this_run(ended, self._started) if twice else ended)
+            self._job_source.end(number, ended)
         done = {number for number, _ in report.ended}
-        again = [job for job in share if job[0] not in done]
-        self._again.extend(again)
-        self._handed_twice.update(number for number, _ in again)
+        self._job_source.give_back(job for job in share if job[0] not in done)
 
     def _fail(self, share: Share, error: BaseException) -> None:
         self._fruitless += 1
@@ -368,7 +356,7 @@ class Pooled:
         reason = _line(error)
         fields = {"reason": reason, "urls": len(share)}
         log.warning("%s", reason, extra={"event": "lost", "fields": fields})
-        self._handed_twice.update(number for number, _ in share)
+        self._job_source.handed_twice.update(number for number, _ in share)
         if len(share) > 1:
             size = max(1, len(share) // PIECES)
             self._pieces.extend(share[first : first + size] for first in range(0, len(share), size))

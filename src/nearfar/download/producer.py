@@ -274,8 +274,6 @@ UNSETTLED = 4096
 """Files fetched or being fetched, without a verdict: limits memory when files are tiny."""
 TRIES = 5
 """Times that a file is fetched if its consumer is lost each time."""
-LONGEST_WAIT = 1.0
-"""Seconds between two iterations when nothing happens, for the progress display."""
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 from functools import lru_cache
 
-__all__ = ["is_public"]
-
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 """All allocated IPv6 (RFC 4291, 2.4): other addresses are local, reserved, or embed IPv4."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

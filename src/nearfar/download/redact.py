@@ -24,8 +24,6 @@ from nearfar.download.patterns import compile_lazily
 from nearfar.download.urls import one_line
 from nearfar.readable import percent
 
-__all__ = ["identity", "redact_url", "without_parameters", "written"]
-
 MASK = "***"
 WORDS = compile_lazily(
     r"ak|auth|credentials?|hdnea|hdnts|hm|hmac|jwt|key|mac|nonce|oauth|otp|pass|passphrase|passwd|password|pin|"

@@ -14,8 +14,9 @@ from itertools import count
 from nearfar.download.messages import AlreadySaved, Answer, File, Files, Offer, Open, Resume, Verdicts
 from nearfar.download.model import Body, Failure, Head, Job, Partial, Reason, Saved, StreamLost
 from nearfar.download.outgoing import BEAT, ROOM, RequestQueue, Upload, verdict_of
-from nearfar.download.producer import LONGEST_WAIT, Numbered, Settle
+from nearfar.download.producer import Numbered, Settle
 from nearfar.download.transport import RequestSender
+from nearfar.download.watched import LONGEST_WAIT
 
 LONELY = 5.0
 """Seconds without any consumer, or any worker, after which a warning is logged."""

@@ -14,9 +14,6 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 from nearfar.download.patterns import compile_lazily
 from nearfar.errors import NearfarError
 
-__all__ = ["Url", "UrlError", "ascii_host", "join_url", "one_line", "parse_url", "resource"]
-
-
 PARTS = ("scheme", "userinfo", "host", "port", "path", "query")
 PORTS = {"http": 80, "https": 443}
 URL = compile_lazily(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nearfar.dashboard.model import FileRow, HostRow
     from nearfar.download.account import Ended
 
+LONGEST_WAIT = 1.0
+"""Seconds between two iterations of a loop when nothing happens, for what is shown."""
 MOST_HOSTS, MOST_FILES = 100, 50
 """Rows that are shown: the hosts with the most transfers and bytes, the files with the most bytes."""
 MOST_KNOWN = 10_000

@@ -391,7 +391,9 @@ class Driver:
 
     def _lead(self, thread: int, ready: Callable[[], bool], deadline: float) -> bool:
         work = self._work
-        self._tell()  # outcomes that the last leader, or a helping thread, found and did not deliver
+        work.tell()  # outcomes that the last leader, or a helping thread, found and did not deliver
+        if self._followers:
+            self._wake_followers()
         while not ready():
             if work.failed:
                 return False
@@ -410,7 +412,9 @@ class Driver:
                 continue
             self.turns.acquire()
             self._turn(events, thread)
-            self._tell()
+            work.tell()
+            if self._followers:
+                self._wake_followers()
             if deadline != inf and monotonic() >= deadline:
                 return ready()
         return True
@@ -428,15 +432,13 @@ class Driver:
         self.asleep_until = due
         return max(0.0, due - monotonic())
 
-    def _tell(self) -> None:
-        self._work.tell()
-        if self._followers:
-            for follower in tuple(self._followers):
-                if not follower.woken and follower.ready():
-                    with self._seats:
-                        if not follower.woken:
-                            follower.woken = True
-                            follower.lock.release()
+    def _wake_followers(self) -> None:
+        for follower in tuple(self._followers):
+            if not follower.woken and follower.ready():
+                with self._seats:
+                    if not follower.woken:
+                        follower.woken = True
+                        follower.lock.release()
 
     def _leave(self, thread: int, follower: _Follower | None = None) -> None:
         """Stop leading and following."""
@@ -554,7 +556,8 @@ class Driver:
                 if events or monotonic() >= self._work.due + LATE:
                     self.turns.acquire()
                     self._turn(events, get_ident())
-                    self._tell()
+                    self._work.tell()
+                    self._wake_followers()
                     self._waker.wake()  # for the leader to see what this turn has taken from it
         self._deep_sleep = False
         self._tell_for_others()

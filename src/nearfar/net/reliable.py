@@ -122,7 +122,7 @@ class ReceiveWindow(Generic[T]):
     bytes of those are kept.
     """
 
-    __slots__ = ("_early", "_heaviest", "_weigh", "_weight", "allowance", "received", "repeated")
+    __slots__ = ("_heaviest", "_weigh", "_weight", "allowance", "early", "received", "repeated")
 
     def __init__(self, weigh: Callable[[T], int] = lambda message: 0, heaviest: int = HEAVIEST_AHEAD) -> None:
         self.received = 0
@@ -131,7 +131,7 @@ class ReceiveWindow(Generic[T]):
         """Messages that came more than once, or too early to keep."""
         self.allowance: tuple[Budget, str] | None = None
         """The budget for the early messages of all peers, and the name of this one in it."""
-        self._early: dict[int, T] = {}
+        self.early: dict[int, T] = {}
         self._heaviest = heaviest
         self._weigh = weigh
         self._weight = 0
@@ -139,7 +139,7 @@ class ReceiveWindow(Generic[T]):
     def accept(self, number: int, message: T) -> list[T]:
         """The messages that are next in order, which may include `message`."""
         ahead = number - self.received
-        if ahead < 1 or ahead > FURTHEST_AHEAD or number in self._early:
+        if ahead < 1 or ahead > FURTHEST_AHEAD or number in self.early:
             self.repeated += 1
             return []
         if ahead > 1:
@@ -147,7 +147,7 @@ class ReceiveWindow(Generic[T]):
             return []
         ready = [message]
         self.received = number
-        while self._early and (message_ := self._early.pop(self.received + 1, None)) is not None:
+        while self.early and (message_ := self.early.pop(self.received + 1, None)) is not None:
             ready.append(message_)
             self._add(-MESSAGE_WEIGHS - self._weigh(message_))
             self.received += 1
@@ -159,12 +159,12 @@ class ReceiveWindow(Generic[T]):
         if refused or self._weight + weight > self._heaviest:
             self.repeated += 1
             return
-        self._early[number] = message
+        self.early[number] = message
         self._add(weight)
 
     def close(self) -> None:
         """Drop the early messages: no more will come."""
-        self._early.clear()
+        self.early.clear()
         self._add(-self._weight)
 
     def _add(self, weight: int) -> None:
@@ -236,7 +236,11 @@ class ReliableChannel(Generic[T]):
         self._owed += 1 + self._weigh(message) // ACK_WEIGHT
         if self._owed >= ACK_EVERY:
             self.beat_at = now
-        return self.inbox.accept(number, message)
+        inbox = self.inbox
+        if number == inbox.received + 1 and not inbox.early:
+            inbox.received = number
+            return [message]
+        return inbox.accept(number, message)
 
     def tick(self, now: float) -> None:
         """Send again what may have been lost."""

@@ -11,17 +11,25 @@ It sends HELLO until WELCOME comes, now and then over a new connection. A socket
 replaced, until it is clear that the other side will never accept it. STRANGER, for a session that the other
 side does not know (any more), begins the next one.
 
+The other side has a `SessionTable`. A HELLO begins a session, and replaces the peer's earlier one; the owner
+sends WELCOME. It ends when the peer leaves, its process is seen dead, it breaks the protocol, is silent for a
+lease, or leaves what it was sent unacked for too long.
+
 Neither side counts its own suspension as silence of the other. Times are in seconds of any steady clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from nearfar.net.handshake import HandshakeFailures
+from nearfar.net.process import stem
 from nearfar.net.reliable import Frame, ReliableChannel
-from nearfar.net.timers import SuspendDetector
+from nearfar.net.resources import Budget
+from nearfar.net.timers import SuspendDetector, Timers
 
 GREET_EVERY = 0.25
 """Seconds between two HELLOs."""
@@ -216,3 +224,191 @@ class ClientSession(Generic[M]):
             self._dial_again = False
             self.actions.append(Connect(self.session_name))
         self.actions.append(SendMessage(Frame(0, 0, self.hello)))
+
+
+AHEAD_OF_ALL = 256 << 20
+"""Bytes of all peers' messages that came out of order: those beyond are dropped, and sent again."""
+
+
+class Ended(IntEnum):
+    """How a session ended."""
+
+    LEFT = 0
+    """The peer said goodbye."""
+    DIED = 1
+    """The peer's process died, or is not admitted any more: the peer does not return."""
+    LOST = 2
+    """The peer was silent, or broke the protocol: it may return."""
+    REPLACED = 3
+    """The peer has begun another session."""
+
+
+class SendTo(NamedTuple):
+    """An action: send this to the socket of that name."""
+
+    session: str
+    envelope: Frame[Any]
+
+
+@dataclass(slots=True, eq=False)
+class ServerSession(Generic[M]):
+    """One session: `name` is that of the peer's socket, `uid` the peer's own, which outlasts sessions."""
+
+    name: str
+    uid: str
+    channel: ReliableChannel[M]
+    renews: bool = field(default=False, init=False)
+    """Whether the peer begins another session after it broke the protocol; else it would send the same."""
+    due: float = field(default=inf, init=False)
+    """When it must be looked at next, as set in `Timers`."""
+
+
+S = TypeVar("S", bound=ServerSession[Any])
+
+
+class SessionTable(Generic[S, M]):
+    """The open sessions, at most `most`; and what is sent outside of them.
+
+    `refusal` makes a REFUSED with that reason, `stranger` is a STRANGER. `end(session, why, how, now)` is
+    called when the table ends a session: the owner forgets the peer, and calls `remove`. `why` is a clause.
+
+    A session that received a message, or has some to send, must be in `touched`: `flush` looks at these.
+    """
+
+    def __init__(
+        self,
+        lease: float,
+        most: int,
+        refusal: Callable[[str], M],
+        stranger: M,
+        end: Callable[[S, str, Ended, float], object],
+    ) -> None:
+        self.sessions: dict[str, S] = {}
+        """By their names."""
+        self.touched: dict[str, S] = {}
+        """By their names; also sessions that have ended since, and have a last message to send."""
+        self.timers: Timers[S] = Timers()
+        """When to look at each session next."""
+        self.actions: list[Any] = []
+        """What to do before the sessions' messages are sent: `SendTo`, and actions of the owner."""
+        self.most = most
+        self.refused = self.malformed = self.nameless = 0
+        """Peers that were refused; messages that could not be read, or that contradict the protocol; messages
+        of connections without a name, or whose name another connection has taken over."""
+        self.complaints: list[str] = []
+        """What was wrong with peers' messages, until `take_complaints`."""
+        self._lease = lease
+        self._refusal = refusal
+        self._stranger = stranger
+        self._end = end
+        self._names: dict[str, str] = {}
+        """The name of each peer's session, by its uid."""
+        self._ahead = Budget(AHEAD_OF_ALL)
+        self._suspension: SuspendDetector | None = None
+
+    def of(self, uid: str) -> S | None:
+        """The present session of a peer."""
+        return self.sessions.get(self._names.get(uid, ""))
+
+    def admit(self, name: str, uid: str, now: float) -> bool:
+        """End the earlier session of the peer that begins the session `name`. False if it was refused."""
+        earlier = self.of(uid)
+        if earlier is None and len(self.sessions) >= self.most:
+            self.refuse(name, f"there are {len(self.sessions)} peers, as many as there may be")
+            return False
+        if earlier is not None and stem(earlier.name) != stem(name):
+            self.refuse(name, "another peer has this name")
+            return False
+        if earlier is not None:
+            self._end(earlier, "it began a new session", Ended.REPLACED, now)
+        return True
+
+    def add(self, session: S) -> None:
+        """Add a session, after `admit`."""
+        self.sessions[session.name] = session
+        self._names[session.uid] = session.name
+        session.channel.inbox.allowance = (self._ahead, session.name)
+        self._suspension = self._suspension or SuspendDetector(session.channel.heard)
+
+    def remove(self, session: S) -> None:
+        """Remove a session. What it has to send is still sent."""
+        del self.sessions[session.name]
+        session.channel.inbox.close()
+        if self._names.get(session.uid) == session.name:
+            del self._names[session.uid]
+
+    def send_loose(self, name: str, message: M) -> None:
+        """Send a message outside any session to the socket of that name."""
+        self.actions.append(SendTo(name, Frame(0, 0, message)))
+
+    def refuse(self, name: str, why: str) -> None:
+        """Tell the peer behind a socket why it is not served."""
+        self.refused += 1
+        self.send_loose(name, self._refusal(why))
+
+    def disown(self, name: str) -> None:
+        """Tell the peer behind a socket that it has no session."""
+        self.send_loose(name, self._stranger)
+
+    def dead(self, name: str, why: str, now: float, how: Ended = Ended.DIED) -> None:
+        """End a session, if it is open."""
+        session = self.sessions.get(name)
+        if session is not None:
+            self._end(session, why, how, now)
+
+    def expel(self, name: str, why: str, now: float) -> None:
+        """End a session whose peer is not admitted any more, and tell the peer."""
+        self.dead(name, why, now)
+        self.disown(name)
+
+    def give_up(self, name: str, why: str, now: float) -> None:
+        """End a session whose peer broke the protocol, and tell the peer."""
+        self.malformed += 1
+        self.complaints.append(why)
+        session = self.sessions.get(name)
+        self.dead(name, "it broke the protocol", now, Ended.LOST)
+        if session is not None and session.renews:
+            self.disown(name)
+        else:
+            self.refuse(name, f"it broke the protocol: {why}")
+
+    def figures(self) -> dict[str, int]:
+        """What was not accepted, in figures."""
+        return {"malformed": self.malformed, "nameless": self.nameless, "refused": self.refused}
+
+    def take_complaints(self) -> list[str]:
+        """What was wrong with peers' messages since the last call, for the log."""
+        taken, self.complaints = self.complaints, []
+        return taken
+
+    def tick(self, now: float) -> float:
+        """Send again what was lost, and end the sessions of silent peers.
+
+        Returns for how many seconds this process was suspended just before: it received nothing, so no peer
+        was silent then.
+        """
+        suspended = self._suspension.seconds(now, self._lease) if self._suspension else 0.0
+        if suspended:
+            for session in self.sessions.values():
+                session.channel.postpone(suspended, now)
+        for session in [*self.timers.ring(now), *self.touched.values()]:
+            if self.sessions.get(session.name) is not session:
+                continue
+            if fault := session.channel.fault(now):
+                self._end(session, f"it was {fault}", Ended.LOST, now)
+                continue
+            session.channel.tick(now)
+            self.touched[session.name] = session
+        return suspended
+
+    def flush(self, now: float) -> list[Any]:
+        """The actions to perform now."""
+        actions, self.actions = self.actions, []
+        for name, session in self.touched.items():
+            channel = session.channel
+            for frame in channel.flush(now):
+                actions.append(SendTo(name, frame))
+            if (due := channel.deadline()) < session.due:
+                self.timers.set(session, due)
+        self.touched.clear()
+        return actions

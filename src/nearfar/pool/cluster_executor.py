@@ -18,6 +18,7 @@ from typing import Any
 from nearfar.errors import AddressError, CoordinatorLost
 from nearfar.net.schemes import shown
 from nearfar.pool.engine_worker import PackedCall, Unprepared, run_packed
+from nearfar.pool.limited_calls import Failed
 
 __all__ = ["AHEAD", "LOOK_EVERY", "ClusterExecutor", "foreign_address", "wait_for_listener"]
 
@@ -76,8 +77,10 @@ class ClusterExecutor(Executor, abc.ABC):
 
     def _tell(self, outcome: Future[Any], value: Any, error: BaseException | None) -> None:
         """Give a call its outcome, in the thread for callbacks."""
-        if error is None and isinstance(value, Unprepared):
+        if isinstance(value, Unprepared):
             error = self._read_error(value.error)
+        elif isinstance(value, Failed):
+            error = value.error
         with suppress(RuntimeError):  # the pool was terminated
             if error is None:
                 self._callbacks.submit(outcome.set_result, value)

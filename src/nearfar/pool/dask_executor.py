@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import astuple
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import distributed
 from distributed.scheduler import KilledWorker
@@ -31,8 +31,9 @@ from nearfar.pool.cluster_executor import (
 from nearfar.pool.codec import pickled
 from nearfar.pool.dask_scheduler import NAME, PREFIX, OnceOnly
 from nearfar.pool.engine import PoolPromises
-from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared, enter, prepare, run_packed
+from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared
 from nearfar.pool.executor_engine import ForeignEngine, Packing
+from nearfar.pool.limited_calls import Failed, run_call
 from nearfar.worker.lifetime import WorkerInfo
 
 __all__ = ["DaskExecutor", "connect", "over_client"]
@@ -79,12 +80,6 @@ def over_client(
     return ForeignEngine(executor, workers, window, ahead=AHEAD, owned=True, packing=Packing(name, codec))
 
 
-class Refused(NamedTuple):
-    """Comes instead of an answer: the call has begun before, in this worker."""
-
-    worker: WorkerInfo
-
-
 class Moved(Exception):
     """The call is not this worker's any more. The caller does not see this."""
 
@@ -102,6 +97,7 @@ class DaskExecutor(ClusterExecutor):
         reports_losses=True,
         runs_once=True,
         retries=True,
+        timeouts=True,
         initializers=True,
         names_workers=True,
     )
@@ -160,9 +156,6 @@ class DaskExecutor(ClusterExecutor):
             error = CoordinatorLost(f"Dask has given up the call: {lost or 'its client was closed'}")
         except Exception as other:
             error = other
-        if isinstance(value, Refused):
-            worker = value.worker
-            error = WorkerLost(worker.name, worker.host, worker.pid, "was lost")
         self._tell(outcome, value, error)
 
     async def _look(self) -> None:
@@ -172,7 +165,7 @@ class DaskExecutor(ClusterExecutor):
                 self._max_workers = sum((await self._client.nthreads()).values())
 
 
-def run_once(key: str, call: PackedCall, prepared: bool) -> EngineAnswer | Refused | Unprepared:
+def run_once(key: str, call: PackedCall, prepared: bool) -> EngineAnswer | Unprepared | Failed:
     """Run a call in a worker of Dask, unless it has begun before; if `prepared`, after the initializer."""
     worker = distributed.get_worker()
     me = WorkerInfo(-1, str(worker.name), socket.gethostname(), os.getpid())
@@ -182,17 +175,15 @@ def run_once(key: str, call: PackedCall, prepared: bool) -> EngineAnswer | Refus
     if not allowed:
         if other is None:
             raise Moved(key)
-        return Refused(WorkerInfo(*other))
-    enter(me)
+        first = WorkerInfo(*other)
+        return Failed(WorkerLost(first.name, first.host, first.pid, "was lost"))
 
     def read() -> PackedCall:
         return PackedCall(
             call.client, Mode.PREPARE, *ask(worker, worker.scheduler.nearfar_initializer, pool=call.client)
         )
 
-    if prepared and (error := prepare(call.client, read)) is not None:
-        return Unprepared(error)
-    return run_packed(call)
+    return run_call(call, me, read if prepared else None)
 
 
 def ask(worker: Any, handler: Callable[..., Any], /, **message: Any) -> Any:

@@ -52,7 +52,7 @@ class PoolPromises:
     retries: bool = False
     """`retries` runs a call again after the loss of its worker."""
     timeouts: bool = False
-    """`timeout` ends a call that runs longer, and its worker."""
+    """`timeout` ends a call that runs longer, and the process that runs it."""
     initializers: bool = False
     """`initializer` runs in each worker process before its first call of this pool."""
     names_workers: bool = False

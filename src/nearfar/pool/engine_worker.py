@@ -32,6 +32,8 @@ class PackedCall:
     function: bytes
     blob: bytes
     buffers: Sequence[Any]
+    timeout: float | None = None
+    """Seconds that it may run."""
 
     def describe(self) -> str:
         """The name of its function, for messages to users."""

@@ -44,7 +44,7 @@ class Packing(NamedTuple):
             packed = self.codec.dump_chunk(call.function, call.blob)
         else:
             packed = self.codec.dump_call(call.function, call.blob, call.buffers)
-        return PackedCall(self.client, call.mode, *packed)
+        return PackedCall(self.client, call.mode, *packed, call.timeout)
 
 
 def run_call(
@@ -65,10 +65,10 @@ class ForeignEngine:
     """Runs calls with an executor's `submit`, and uses no other method of it.
 
     At most `window` calls are submitted to the executor; the others wait here, so that `cancel` is reliable
-    and the executor's memory is bounded. A call submitted to the executor counts as begun. A task cannot be
-    killed: a call with a timeout is refused, and after `terminate` the executor's calls run to their end, and
-    their outcomes are dropped. A lost worker breaks most executors; to one that promises not to break, a call
-    with retries is submitted again (the attribute ``promises``, a `PoolPromises`).
+    and the executor's memory is bounded. A call submitted to the executor counts as begun. After `terminate`,
+    the executor's calls run to their end, and their outcomes are dropped. Most executors can kill no task,
+    and a lost worker breaks them: a call with a timeout or with retries is refused, unless the executor
+    promises to keep it (the attribute ``promises``, a `PoolPromises`).
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class ForeignEngine:
 
     def check_limits(self, timeout: float | None, retries: int) -> None:
         """As `Engine.check_limits`."""
-        if timeout is not None:
+        if timeout is not None and not self._promises.timeouts:
             raise ValueError("a foreign executor cannot kill a task: give it calls without timeout=")
         if retries and not self._promises.retries:
             raise ValueError(

@@ -30,8 +30,9 @@ from nearfar.pool.cluster_executor import (
 )
 from nearfar.pool.codec import pickled
 from nearfar.pool.engine import PoolPromises
-from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared, enter, prepare, run_packed
+from nearfar.pool.engine_worker import EngineAnswer, PackedCall, Unprepared
 from nearfar.pool.executor_engine import ForeignEngine, Packing
+from nearfar.pool.limited_calls import Failed, run_call
 from nearfar.worker.lifetime import WorkerInfo
 
 __all__ = ["RayExecutor", "connect"]
@@ -80,6 +81,7 @@ class RayExecutor(ClusterExecutor):
         reports_losses=True,
         runs_once=True,
         retries=True,
+        timeouts=True,
         initializers=True,
         names_workers=True,
         ends_running=True,
@@ -174,12 +176,8 @@ class RayExecutor(ClusterExecutor):
         return error
 
 
-def run_in_ray(call: PackedCall, first: list[Any]) -> EngineAnswer | Unprepared:
+def run_in_ray(call: PackedCall, first: list[Any]) -> EngineAnswer | Unprepared | Failed:
     """Run a call in a worker of Ray, after the initializer to which `first` refers, if there is one."""
     name = str(ray.get_runtime_context().get_worker_id())
-    enter(WorkerInfo(-1, name, socket.gethostname(), os.getpid()))
-    for reference in first:
-        error = prepare(call.client, lambda: ray.get(reference))  # noqa: B023
-        if error is not None:
-            return Unprepared(error)
-    return run_packed(call)
+    me = WorkerInfo(-1, name, socket.gethostname(), os.getpid())
+    return run_call(call, me, partial(ray.get, first[0]) if first else None)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nearfar.download.model import Body, Checksum, Failure, Head, Job, Saved
 from nearfar.download.store.draft import Draft
+from nearfar.download.store.listing import Listing
 from nearfar.download.store.store import Store
 
 SITE = "http://example.org/"
@@ -57,3 +58,9 @@ def files(directory: Path) -> dict[str, bytes]:
 def temporaries(directory: Path) -> list[str]:
     """The temporaries and owner files, not the manifest."""
     return [path.name for path in directory.rglob(".nearfar-*")]
+
+
+def recorded(directory: Path) -> list[Saved]:
+    """The manifest of `directory`."""
+    with Listing(directory) as listing:
+        return list(listing.rows())

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from nearfar.download.store import digest
-from nearfar.download.store.digest import LARGE, WAITING, Digest
+from nearfar.download.store import draft
+from nearfar.download.store.draft import LARGE, WAITING, Digest
 
 PIECES = [os.urandom(size) for size in (10, LARGE, 1, LARGE + 1, 0, 70_000, *[LARGE] * (2 * WAITING), 5)]
 
@@ -43,7 +43,7 @@ def test_without_a_thread_it_hashes_by_itself(monkeypatch: pytest.MonkeyPatch) -
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(digest, "Thread", NoThread)
+    monkeypatch.setattr(draft, "Thread", NoThread)
     found = Digest()
     for piece in PIECES:
         found.update(piece)

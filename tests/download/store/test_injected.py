@@ -154,7 +154,7 @@ def test_a_statement_that_fails_once(place: Path, code: str) -> None:
         fault = Fault(turn, error)
         with Store(folder) as store:
             manifest: Any = store._manifest
-            manifest._db = Statements(manifest._db, fault)
+            manifest.db = Statements(manifest.db, fault)
             endings = work(store)
             fault.wait = 0
         judge(folder, endings)

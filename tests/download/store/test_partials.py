@@ -21,7 +21,7 @@ from nearfar.download.store import partials
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.listing import Listing
 from nearfar.download.store.store import Store
-from tests.download.store.making import SITE, files, job, save, saved, temporaries
+from tests.download.store.making import SITE, files, job, recorded, save, saved, temporaries
 from tests.support.waiting import eventually
 
 DATA = bytes(range(256)) * 400
@@ -433,7 +433,7 @@ def test_a_manifest_of_an_earlier_version_gets_the_table(tmp_path: Path) -> None
         assert listing.partials() == []
     begin(tmp_path)
     with Store(tmp_path) as store:
-        assert list(store.rows()) == [first] and offered(store) is not None
+        assert recorded(tmp_path) == [first] and offered(store) is not None
 
 
 def test_a_source_is_salted() -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 from pathlib import Path
 
 from nearfar.download.store.store import Store
-from tests.download.store.making import draft, files, job, saved
+from tests.download.store.making import draft, files, job, recorded, saved
 
 SITES, NAMES = 4, 60
 
@@ -33,7 +33,7 @@ def test_processes_that_save_the_same_urls_at_once_share_the_files(tmp_path: Pat
         assert consumer.exitcode == 0
         consumer.close()
     with Store(tmp_path) as store:
-        rows = list(store.rows())
+        rows = recorded(tmp_path)
         assert all(store.known([job(f"{s}/{n}.png") for s in range(SITES) for n in range(NAMES)]))
     found = files(tmp_path)
     assert len(rows) == len(found) == SITES * NAMES

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.support.ports import free_address
+from tests.support.programs import COMMAND, Program
 from tests.support.routes import content
 from tests.support.web import Web
 
@@ -36,8 +36,8 @@ class Commands:
 
     def start(self, program: str, *options: str) -> subprocess.Popen[str]:
         patience = ("--wait", "20") if program in ("producer", "consumer") else ()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nearfar", program, *patience, *options],
+        process = Program(
+            [*COMMAND, program, *patience, *options],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -16,15 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nearfar.cli.exits import Exit
+from nearfar.download.store.partials import COMPARED
 from nearfar.download.store.store import Store
+from tests.download.trade.saved_at_kills import kept_bytes, saved_names
 from tests.support.exchange import Reply, Request
+from tests.support.programs import starter
 from tests.support.redis_server import DURABLE, Server
 from tests.support.web import Web
 
 ROOT = Path(__file__).parents[3]
 PIECE = 16 * 1024
-BEFORE, AFTER = 1.5, 1.0
-"""Seconds around a kill whose bytes may be fetched twice: a second, and what a busy machine needs."""
+
+
+@dataclass
+class Response:
+    """What was sent of a file: the bytes from `start` to `end`."""
+
+    path: str
+    start: int
+    end: int
 
 
 class LargeFiles:
@@ -38,9 +48,7 @@ class LargeFiles:
         self.web = web
         self.bodies = {path: dice.randbytes(size) for path, size in sizes.items()}
         self.rate = rate
-        self.sent: list[tuple[float, int]] = []
-        """When how many bytes were sent (monotonic clock)."""
-        self._lock = threading.Lock()
+        self.responses: list[Response] = []
         self._closing = threading.Event()
         web.at_close.append(self._closing.set)
         web.routes["*"] = self._answer
@@ -48,16 +56,16 @@ class LargeFiles:
     @property
     def total(self) -> int:
         """Bytes that were sent."""
-        return sum(size for _, size in self.sent)
+        return sum(each.end - each.start for each in self.responses)
 
     @property
     def sent_twice(self) -> int:
         """Bytes that were sent more than once."""
         return self.total - sum(map(len, self.bodies.values()))
 
-    def sent_around(self, at: float, before: float = BEFORE, after: float = AFTER) -> int:
-        """Bytes that were sent around a moment."""
-        return sum(size for when, size in self.sent if at - before <= when <= at + after)
+    def latest(self) -> dict[str, Response]:
+        """The last response of each file."""
+        return {each.path: each for each in self.responses}
 
     def _answer(self, request: Request, reply: Reply) -> None:
         body, tag = self.bodies[request.path], f'"{request.path}"'
@@ -66,17 +74,16 @@ class LargeFiles:
         fields = {"Content-Length": str(len(body) - start), "ETag": tag}
         if start:
             fields["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        self.responses.append(response := Response(request.path, start, start))
         reply.head(206 if start else 200, fields)
-        began, at = time.monotonic(), start
-        while at < len(body):
-            pause = (at - start) / self.rate - (time.monotonic() - began)
+        began = time.monotonic()
+        while response.end < len(body):
+            pause = (response.end - start) / self.rate - (time.monotonic() - began)
             if pause > 0 and self._closing.wait(pause):
                 reply.drop()
-            piece = body[at : at + PIECE]
+            piece = body[response.end : response.end + PIECE]
             reply.data(piece)
-            with self._lock:
-                self.sent.append((time.monotonic(), len(piece)))
-            at += PIECE
+            response.end += len(piece)
         reply.end()
 
 
@@ -90,8 +97,10 @@ class Run:
     shape: str
     folder: Path
     files: LargeFiles
-    killed_at: list[float] = field(default_factory=list)
+    kills: int = 0
     starts: int = 0
+    _unkept: dict[int, tuple[Response, int]] = field(default_factory=dict)
+    """By identity: the responses whose file was not saved at a kill, and how much of it was kept then."""
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _said: list[Path] = field(default_factory=list)
 
@@ -123,7 +132,7 @@ class Run:
                 said = self.folder / f"{self.starts}-{name}.txt"
                 self._said.append(said)
                 with said.open("wb") as out:
-                    self._running[name] = subprocess.Popen(
+                    self._running[name] = starter(command)(
                         command,
                         cwd=self.folder,
                         stdout=out,
@@ -143,17 +152,26 @@ class Run:
                         found.setdefault(f"{name}'s child", []).append(child)
         return found
 
-    def kill(self, pid: int) -> None:
+    def kill(self, *pids: int) -> None:
         """``kill -9``."""
-        self.killed_at.append(time.monotonic())
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        self.kills += 1
+        latest, saved, kept = self.files.latest(), saved_names(self.saved_in), kept_bytes(self.saved_in)
+        for path, response in latest.items():
+            if path[1:] not in saved:
+                _, size = self._unkept.get(id(response), (response, response.end))
+                self._unkept[id(response)] = response, min(size, kept.get(self.files.web.url(path), 0))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def kill_all(self) -> None:
         """Kill every process of the download."""
-        for pids in self.victims().values():
-            for pid in pids:
-                self.kill(pid)
+        self.kill(*(pid for pids in self.victims().values() for pid in pids))
+
+    @property
+    def lost(self) -> int:
+        """Bytes that were sent, and were not kept when something was killed."""
+        return sum(max(0, each.end - kept) + COMPARED for each, kept in self._unkept.values())
 
     def run(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Restart what ends, until the producer has saved everything; fails after so many seconds."""
@@ -176,8 +194,8 @@ class Run:
         return "\n".join(f"{path.name}: {path.read_text()}" for path in self._said)
 
     def verify(self) -> None:
-        """Each file is there, whole; little was sent twice; nothing is left but the manifest, once a command
-        has started again."""
+        """Each file is there, whole; only what was not kept at a kill was sent twice; nothing is left but the
+        manifest, once a command has started again."""
         self.close()
         with Store(self.saved_in) as store:
             store.sweep()
@@ -189,8 +207,7 @@ class Run:
         for path, body in self.files.bodies.items():
             assert files[path[1:]].read_bytes() == body
         assert "Traceback" not in self.said()
-        allowed = sum(map(self.files.sent_around, self.killed_at))
-        assert self.files.sent_twice <= allowed, f"{self.files.sent_twice} of {allowed}: {self.said()}"
+        assert self.files.sent_twice <= self.lost, f"{self.files.sent_twice} of {self.lost}: {self.said()}"
 
     def close(self) -> None:
         """End what runs: consumers that were started late wait for another producer."""

@@ -21,6 +21,16 @@ def saved_names(folder: Path) -> set[str]:
     return set()
 
 
+def kept_bytes(folder: Path) -> dict[str, int]:
+    """How much of each unfinished file, by its URL, another run would continue now."""
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{folder}/.nearfar.sqlite?mode=ro", uri=True)) as manifest,
+    ):
+        return dict(manifest.execute("SELECT url, size FROM partials"))
+    return {}
+
+
 class SavedAtKills:
     """The moments of one download, each with the files that were saved before it.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.download.consumer import DEFERRED, Consumer
+from nearfar.download.consumer import DEFERRED, SILENT, Consumer
 from nearfar.download.messages import (
     Abandon,
     AlreadySaved,
@@ -34,7 +34,6 @@ from nearfar.download.remote_stores import RemoteStores
 from nearfar.download.store import draft as draft_module
 from nearfar.download.store.draft import Draft
 from nearfar.download.store.store import Store
-from nearfar.download.streams import SILENT
 from tests.download.trade.world import World
 from tests.support import transport
 from tests.support.transport import through_the_wire

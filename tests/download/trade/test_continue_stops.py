@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nearfar.cli.exits import Exit
 from tests.download.trade.large import LargeFiles
+from tests.support import programs
+from tests.support.programs import COMMAND, Program
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -31,9 +32,9 @@ def test_the_first_signal_keeps_a_large_file_and_the_same_command_continues_it(
     with Web() as web:
         files = LargeFiles(web, {"/large.bin": SIZE}, RATE)
         saved_in = tmp_path / "saved"
-        command = [sys.executable, "-m", "nearfar", "producer", "--queue", "local", "-o", str(saved_in)]
+        command = [*COMMAND, "producer", "--queue", "local", "-o", str(saved_in)]
         command += [*processes, web.url("/large.bin")]
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        with Program(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
             assert eventually(lambda: partial_bytes(saved_in) > 600_000, LIMIT)
             run.send_signal(signal.SIGINT)
             out, err = run.communicate(timeout=LIMIT)
@@ -43,7 +44,7 @@ def test_the_first_signal_keeps_a_large_file_and_the_same_command_continues_it(
         sent, kept = files.total, partial_bytes(saved_in)
         assert 600_000 < kept <= sent < SIZE
         files.rate = 1e9
-        again = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=LIMIT, check=False)
+        again = programs.run(*command[3:], cwd=tmp_path, timeout=LIMIT)
         assert again.returncode == Exit.OK, again.stderr
         assert (saved_in / "large.bin").read_bytes() == files.bodies["/large.bin"]
         asked = web.log[-1].fields.get("range")

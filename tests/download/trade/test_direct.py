@@ -12,6 +12,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from nearfar.download.local import FRUITLESS
 from tests.download.trade.commands import ALL, LARGE, SMALL, ended, saved_in, serve
+from tests.support.programs import starter
 from tests.support.waiting import eventually
 from tests.support.web import Web
 
@@ -33,8 +34,9 @@ def web() -> Iterator[Web]:
 def start(web: Web, folder: Path, *prefix: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     (folder / "urls.txt").write_text("\n".join(map(web.url, ["/large.bin", *SMALL])))
     arguments = ["producer", "-i", str(folder / "urls.txt"), "--queue", "local", "-o", str(folder / "files")]
-    return subprocess.Popen(
-        [sys.executable, "-m", *(prefix or ["nearfar"]), *arguments, *options],
+    command = [sys.executable, "-m", *(prefix or ["nearfar"]), *arguments, *options]
+    return starter(command)(
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -52,7 +54,7 @@ def verify(folder: Path) -> None:
     assert {path.name for path in (folder / "files").glob(".*")} <= manifest
 
 
-@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("nth", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("point", CHILD)
 def test_a_process_that_is_killed_costs_what_it_had_in_hand(
     web: Web, tmp_path: Path, point: str, nth: int
@@ -88,7 +90,7 @@ def test_no_process_outlives_a_command_that_is_killed_and_the_same_command_goes_
 def test_processes_that_die_again_and_again_are_given_up(web: Web, tmp_path: Path) -> None:
     script = (
         "import os, sys; from nearfar.download.local_store import LocalStore\n"
-        "LocalStore._whole = lambda self, draft, settle: os.kill(os.getpid(), 9)\n"
+        "LocalStore.add = lambda self, draft, settle: os.kill(os.getpid(), 9)\n"
         "from nearfar.__main__ import main\n"
         "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from nearfar.cli.exits import Exit
+from tests.support import programs
 from tests.support.routes import content
 from tests.support.web import Web
 
@@ -24,14 +23,7 @@ def web() -> Iterator[Web]:
 
 
 def producer(folder: Path, *words: str, stdin: str = "") -> tuple[int, str, str]:
-    run = subprocess.run(
-        [sys.executable, "-m", "nearfar", "producer", *words],
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
+    run = programs.run("producer", *words, cwd=folder, text=stdin)
     assert "Traceback" not in run.stderr
     return run.returncode, run.stdout, run.stderr
 

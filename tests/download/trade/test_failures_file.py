@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from nearfar.cli.exits import Exit
+from tests.support import programs
+from tests.support.programs import COMMAND, Program
 from tests.support.routes import content, status
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -28,13 +30,13 @@ def web() -> Iterator[Web]:
         yield web
 
 
-def command(*options: str) -> list[str]:
+def words(*options: str) -> list[str]:
     local = ["--queue", "local", "-o", "files", "--quiet"]
-    return [sys.executable, "-m", "nearfar", "producer", *local, *options]
+    return ["producer", *local, *options]
 
 
 def run(folder: Path, *options: str) -> tuple[int, str, str]:
-    done = subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=90)
+    done = programs.run(*words(*options), cwd=folder)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -51,7 +53,7 @@ def test_a_list_that_is_its_own_failures_file_is_refused_and_kept(web: Web, tmp_
         assert f"{name} is the input itself: name another file with --failures" in err
     with listed.open() as stdin:
         done = subprocess.run(
-            command("-i", "-", "--failures", "my-list.txt"),
+            [*COMMAND, *words("-i", "-", "--failures", "my-list.txt")],
             cwd=tmp_path,
             stdin=stdin,
             timeout=90,
@@ -123,7 +125,7 @@ def test_planted_pipes_hold_no_command_up(web: Web, tmp_path: Path) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_pipe_as_input_is_waited_for_and_can_be_left(tmp_path: Path, signum: int) -> None:
     os.mkfifo(tmp_path / "urls")
-    process = subprocess.Popen(command("-i", "urls"), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process = Program([*COMMAND, *words("-i", "urls")], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert eventually(lambda: (tmp_path / "files" / ".nearfar.sqlite").exists(), 20)
         process.send_signal(signum)

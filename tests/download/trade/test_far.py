@@ -27,14 +27,14 @@ def web() -> Iterator[Web]:
         yield web
 
 
-@pytest.fixture(params=["tcp", "redis"])
+@pytest.fixture(params=["tcp", pytest.param("redis", marks=pytest.mark.slow)])
 def commands(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Commands]:
     commands = Commands(tmp_path, redis_server.address() if request.param == "redis" else "")
     yield commands
     commands.close()
 
 
-def test_two_commands_save_everything_and_again_fetch_nothing(web: Web, commands: Commands) -> None:
+def test_two_commands_save_everything_fetch_it_once_and_export_a_list(web: Web, commands: Commands) -> None:
     host, producer = commands.host("-o", "a"), commands.produce(web)
     assert ended(producer) == (Exit.OK, "101 urls: 101 saved, 0 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
@@ -43,6 +43,9 @@ def test_two_commands_save_everything_and_again_fetch_nothing(web: Web, commands
     assert ended(producer) == (Exit.OK, "101 urls: 0 saved, 101 already there, 0 failed")
     assert ended(host)[0] == Exit.OK
     assert len(web.log) == len(ALL)
+    export = commands.start("consumer", "-o", "a", "--export", "jsonl", "-")
+    out, _ = export.communicate(timeout=90)
+    assert {json.loads(line)["name"] for line in out.splitlines()} == set(ALL)
 
 
 def test_a_killed_consumer_costs_no_file(web: Web, commands: Commands) -> None:
@@ -127,12 +130,3 @@ def test_nobody_there_is_said_in_a_sentence(commands: Commands) -> None:
     assert f"has answered at {address} for 1 s" in err
     assert "Traceback" not in err
     assert "1 url: 0 saved, 0 already there, 0 failed, 1 left" in out
-
-
-def test_a_manifest_is_exported(web: Web, commands: Commands) -> None:
-    host, producer = commands.host("-o", "a"), commands.produce(web)
-    ended(producer)
-    ended(host)
-    export = commands.start("consumer", "-o", "a", "--export", "jsonl", "-")
-    out, _ = export.communicate(timeout=90)
-    assert {json.loads(line)["name"] for line in out.splitlines()} == set(ALL)

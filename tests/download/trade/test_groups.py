@@ -12,6 +12,7 @@ from nearfar.download.consumer import COMPANY, Consumer
 from nearfar.download.messages import File, Files, encode
 from nearfar.download.model import Body, Head, Job
 from nearfar.download.store.store import Store
+from tests.download.store.making import recorded
 from tests.support.transport import Outbox, Post
 
 
@@ -34,7 +35,7 @@ def send(post: Post, name: str, *, last: bool = False) -> None:
     Outbox(post).send(encode(Files((file,), last)))
 
 
-def test_a_file_waits_for_company_but_not_for_long(store: Store) -> None:
+def test_a_file_waits_for_company_but_not_for_long(store: Store, tmp_path: Path) -> None:
     post, clock = Post(), Clock()
     consumer = Consumer(post.join("c", store.id), store, clock=clock)
     send(post, "a")
@@ -42,15 +43,15 @@ def test_a_file_waits_for_company_but_not_for_long(store: Store) -> None:
     clock.now += COMPANY / 2
     send(post, "b")
     consumer.turn()
-    assert store.counts()[0] == 0
+    assert len(recorded(tmp_path)) == 0
     clock.now += COMPANY
     send(post, "c")
     consumer.turn()
-    assert store.counts()[0] == 3
+    assert len(recorded(tmp_path)) == 3
     assert len(post.answered) == 3
 
 
-def test_a_file_does_not_wait_for_company_that_cannot_come(store: Store) -> None:
+def test_a_file_does_not_wait_for_company_that_cannot_come(store: Store, tmp_path: Path) -> None:
     post, clock = Post(), Clock()
     consumer = Consumer(post.join("c", store.id), store, clock=clock)
     send(post, "a")
@@ -58,15 +59,15 @@ def test_a_file_does_not_wait_for_company_that_cannot_come(store: Store) -> None
     consumer.turn()
     assert not post.answered
     consumer.turn()
-    assert (store.counts()[0], len(post.answered)) == (2, 2)
+    assert (len(recorded(tmp_path)), len(post.answered)) == (2, 2)
 
 
-def test_when_nothing_more_comes_the_group_is_committed(store: Store) -> None:
+def test_when_nothing_more_comes_the_group_is_committed(store: Store, tmp_path: Path) -> None:
     post, clock = Post(), Clock()
     consumer = Consumer(post.join("c", store.id), store, clock=clock)
     send(post, "a")
     consumer.turn()
     assert not post.answered
     consumer.turn()
-    assert store.counts()[0] == 1
+    assert len(recorded(tmp_path)) == 1
     assert len(post.answered) == 1

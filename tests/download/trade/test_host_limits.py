@@ -48,8 +48,8 @@ def hosting(commands: Commands, *, program: str, producers: int) -> list[subproc
     if program == "redis":
         commands.address = redis_server.address()
     if program in ("consumer", "redis"):
-        return [commands.host("-o", "a", "--producers", str(producers))]
-    host = commands.start("queue", "--bind", commands.address, "--producers", str(producers))
+        return [commands.host("-o", "a", "--expected-producers", str(producers))]
+    host = commands.start("queue", "--bind", commands.address, "--expected-producers", str(producers))
     return [host, commands.join("-o", "a")]
 
 
@@ -61,8 +61,9 @@ def local(commands: Commands, urls: str, *options: str) -> subprocess.Popen[str]
     return commands.start("producer", "--queue", "local", "-o", "a", "-i", urls, *options)
 
 
+REDIS = pytest.param("redis", marks=pytest.mark.slow)
 NEAR = {
-    "downloaders": ("--jobs", "16", "--per-host", "9"),
+    "downloaders": ("--jobs", "32", "--per-host", "9"),
     "queues": ("-P", "3", "-C", "2", "--per-host", "2"),
 }
 
@@ -126,7 +127,7 @@ def test_hosts_do_not_starve_each_other(commands: Commands) -> None:
         assert slow.most_open <= 2 and fast.most_open <= 2
 
 
-@pytest.mark.parametrize("program", ["consumer", "queue", "redis"])
+@pytest.mark.parametrize("program", ["consumer", pytest.param("queue", marks=pytest.mark.slow), REDIS])
 def test_the_producers_of_a_queue_share_the_connections(commands: Commands, program: str) -> None:
     with Counting(delay=0.003, together=2) as web:
         lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(3)]
@@ -138,7 +139,7 @@ def test_the_producers_of_a_queue_share_the_connections(commands: Commands, prog
         assert web.most_at_once == 2, "the limit is used"
 
 
-@pytest.mark.parametrize("program", ["consumer", "redis"])
+@pytest.mark.parametrize("program", ["consumer", REDIS])
 def test_a_host_that_asks_one_producer_for_patience_gets_it_from_all(
     commands: Commands, program: str
 ) -> None:
@@ -152,7 +153,7 @@ def test_a_host_that_asks_one_producer_for_patience_gets_it_from_all(
         assert too_early(web) == []
 
 
-@pytest.mark.parametrize("program", ["consumer", "redis"])
+@pytest.mark.parametrize("program", ["consumer", REDIS])
 def test_the_rate_is_that_of_all_producers_of_a_queue(commands: Commands, program: str) -> None:
     with Counting() as web:
         lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(2)]
@@ -164,7 +165,7 @@ def test_the_rate_is_that_of_all_producers_of_a_queue(commands: Commands, progra
         assert web.times[-1] - web.times[0] > (2 * FILES - 100) / 100
 
 
-@pytest.mark.parametrize("program", ["consumer", pytest.param("redis", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("program", ["consumer", REDIS])
 def test_a_killed_producer_gives_its_connections_to_another(commands: Commands, program: str) -> None:
     with Counting(delay=0.05) as web:
         lists = [listed(commands, web, name=f"{n}.txt", first=n * FILES) for n in range(2)]
@@ -192,13 +193,19 @@ def test_a_restarted_host_does_not_exceed_the_limit(commands: Commands) -> None:
         assert eventually(lambda: len(web.times) > 40)
         host.kill()
         host.wait()
-        commands.start("queue", "--bind", commands.address, "--producers", "2")
+        commands.start("queue", "--bind", commands.address, "--expected-producers", "2")
         for producer in producers:
             assert ended(producer)[0] == Exit.OK
         assert web.most_open <= 3
 
 
-@pytest.mark.parametrize(("where", "program"), [("near", "consumer"), ("far", "consumer"), ("near", "redis")])
+@pytest.mark.parametrize(
+    ("where", "program"),
+    [
+        ("near", "consumer"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("far", "consumer"), ("near", "redis"))),
+    ],
+)
 def test_the_workers_of_a_pool_share_the_connections(commands: Commands, where: str, program: str) -> None:
     with Counting(delay=0.02, patience=PATIENCE) as web:
         pool = "local:4"

@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +15,7 @@ import pytest
 from nearfar.cli.exits import Exit
 from tests.download.trade.gate import Gate
 from tests.support.exchange import Reply, Request
+from tests.support.programs import COMMAND, Program
 from tests.support.routes import content, status
 from tests.support.shell import outlast_echo
 from tests.support.waiting import eventually
@@ -50,11 +50,9 @@ class Command:
     started: ClassVar[list[Command]] = []
 
     def __init__(self, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "nearfar", "producer", "--queue", "local", "-o", "files", *options]
+        command = [*COMMAND, "producer", "--queue", "local", "-o", "files", *options]
         self.folder = folder
-        self.process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self.process = Program(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.started.append(self)
 
     def end(self) -> tuple[int, list[str], str]:
@@ -261,8 +259,8 @@ def test_a_second_signal_leaves_at_once(web: Web, tmp_path: Path) -> None:
 
 def test_the_input_may_be_a_pipe_that_speaks_slowly(web: Web, tmp_path: Path) -> None:
     """The second line is written only after the first was fetched."""
-    command = subprocess.Popen(
-        [sys.executable, "-m", "nearfar", "producer", "--queue", "local", "-o", "files", "-i", "-"],
+    command = Program(
+        [*COMMAND, "producer", "--queue", "local", "-o", "files", "-i", "-"],
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

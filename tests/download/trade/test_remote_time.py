@@ -17,6 +17,7 @@ from tests.support.web import Web
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 THEN = 784111777
+SLOW = pytest.mark.slow
 NOW = 1_700_000_000.0
 LARGE = b"large " * 500_000
 
@@ -37,7 +38,9 @@ def web() -> Iterator[Web]:
         yield web
 
 
-@pytest.mark.parametrize("way", ["near", "near, with queues", "far", "pooled"])
+@pytest.mark.parametrize(
+    "way", ["near", "far", pytest.param("near, with queues", marks=SLOW), pytest.param("pooled", marks=SLOW)]
+)
 def test_files_keep_their_time_and_are_known_again(way: str, web: Web, commands: Commands) -> None:
     urls = [web.url(f"/{name}") for name in ("small.png", "large.bin", "undated.png")]
     for expected in ("3 saved, 0 already", "0 saved, 3 already"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 from nearfar.cli.exits import Exit
+from tests.support import programs
 from tests.support.routes import content, redirect
 from tests.support.web import Web
 
@@ -17,14 +17,7 @@ HUSH = "HUSHHUSH"
 
 def run(folder: Path, program: str, *options: str) -> tuple[int, str]:
     """Exit code, and everything that was said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nearfar", program, *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=90,
-    )
+    done = programs.run(program, *options, cwd=folder, stderr=subprocess.STDOUT)
     return done.returncode, done.stdout
 
 

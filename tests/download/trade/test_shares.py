@@ -88,11 +88,9 @@ class Story:
         self.failures = Failures(folder / "failures")
         self.post = transport.Post()
         self.post.join("consumer", "store")
-        job_source = InputJobs(self.intake, self.account, self.failures)
+        job_source = InputJobs(self.intake, self.account, self.failures, clock=lambda: STARTED)
         executor: Any = self.hands
-        self.pooled = Pooled(
-            job_source, executor, transport.Outbox(self.post), order_of, clock=lambda: STARTED
-        )
+        self.pooled = Pooled(job_source, executor, transport.Outbox(self.post), order_of)
 
     def run(self) -> str:
         assert eventually(lambda: self.intake.ended)

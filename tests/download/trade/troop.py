@@ -19,6 +19,7 @@ from random import Random
 from nearfar.queues.far import FarQueue
 from tests.download.trade.saved_at_kills import SavedAtKills, saved_names
 from tests.support.exchange import Reply, Request
+from tests.support.programs import starter
 from tests.support.redis_server import DURABLE, Server, listens
 from tests.support.waiting import eventually
 from tests.support.web import Web
@@ -151,7 +152,7 @@ class Troop:
             self._started += 1
             said = self.folder / f"{self._started}, {name}"
             with said.with_suffix(".out").open("wb") as out, said.with_suffix(".err").open("wb") as err:
-                process = subprocess.Popen(
+                process = starter(self.commands[name])(
                     self.commands[name],
                     stdin=subprocess.PIPE,
                     stdout=out,

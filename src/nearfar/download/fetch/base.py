@@ -9,16 +9,6 @@ from nearfar.download.model import Body, Failure, Head, HostNow, Job, Partial, R
 from nearfar.download.urls import one_line
 from nearfar.queues.limits import Claim, Grant
 
-__all__ = [
-    "HEAD_AT_MOST",
-    "HostLimits",
-    "Trouble",
-    "from_curl",
-    "from_status",
-    "too_large_head",
-    "unreadable",
-]
-
 
 class Sink(Protocol):
     """Receives one transfer. Calls come from the thread that calls `Fetcher.poll`, in this order::

@@ -10,9 +10,6 @@ from nearfar.download.fetch.base import Trouble
 from nearfar.download.fetch.headers import Hashes, named_digests
 from nearfar.download.model import Checksum, Partial, Reason
 
-__all__ = ["ACCEPTED", "Content", "ContentError", "Decoder", "OtherBytesError", "coding", "codings"]
-
-
 ACCEPTED = "gzip, deflate"
 """The codings requested. Python's zlib decodes both, and lets the caller limit the output."""
 CODINGS = frozenset(

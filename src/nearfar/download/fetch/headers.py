@@ -15,27 +15,6 @@ from urllib.parse import unquote_to_bytes
 from nearfar.download.model import Checksum
 from nearfar.download.patterns import compile_lazily
 
-__all__ = [
-    "DIGESTS",
-    "Answer",
-    "ContentRange",
-    "Hashes",
-    "content_range",
-    "contradiction",
-    "http_date",
-    "is_known",
-    "is_strong",
-    "length",
-    "media_type",
-    "named_digests",
-    "parse_head",
-    "retry_after",
-    "suggested_name",
-    "unsatisfied",
-    "validator",
-]
-
-
 FIELDS = {
     name.encode(): name
     for name in (

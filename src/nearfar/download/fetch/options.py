@@ -9,8 +9,6 @@ from nearfar import __version__
 from nearfar.download.fetch.credentials import GivenCookie, Login
 from nearfar.download.patterns import compile_lazily
 
-__all__ = ["FetchOptions"]
-
 TOKEN = compile_lazily(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 OURS = frozenset(
     {"accept-encoding", "connection", "content-length", "if-range", "range", "te", "transfer-encoding"}

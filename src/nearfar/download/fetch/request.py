@@ -19,19 +19,6 @@ from nearfar.download.model import Saved
 from nearfar.download.patterns import compile_lazily
 from nearfar.download.urls import Url, UrlError, ascii_host
 
-__all__ = [
-    "CookieJar",
-    "Cookies",
-    "RequestFields",
-    "exceptions_in_ascii",
-    "proxies_in_ascii",
-    "resume",
-    "unless_changed",
-    "with_cookie",
-    "with_userinfo",
-]
-
-
 HARMLESS = frozenset({"accept", "accept-encoding", "accept-language", "user-agent"})
 """Fields sent to other origins. Any other may be a secret (Authorization, Cookie, X-Api-Key, ...)."""
 

@@ -17,8 +17,6 @@ from typing import Generic, TypeVar
 from nearfar.download.fetch.transfer import HostConcurrency
 from nearfar.queues.limits import BATCH, Claim, Grant
 
-__all__ = ["Schedule"]
-
 T = TypeVar("T")
 
 REMEMBERED = 60.0

@@ -14,8 +14,6 @@ from nearfar.download.fetch.schedule import Schedule
 from nearfar.download.fetch.transfer import Transfer
 from nearfar.queues.limits import Claim, Grant, SharedLimits
 
-__all__ = ["OwnLimits", "SharedHosts"]
-
 
 class OwnLimits:
     """The limits of a single process, which hold the rate of its requests; a `HostLimits`."""

@@ -19,13 +19,14 @@ a file the store did not write (*)    the next candidate;        refuse; `overwr
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 from nearfar.download.model import Job, Reason, Saved, StoreError, disk
 from nearfar.download.redact import written
 from nearfar.download.store import owners
 from nearfar.download.store.draft import Draft
-from nearfar.download.store.folders import Folders, digest, regular, size
+from nearfar.download.store.folders import Folders, digest, regular
 from nearfar.download.store.manifest import Manifest, ManifestEntry, readable
 from nearfar.download.store.names import asked, candidates, fold
 
@@ -57,10 +58,8 @@ class Claims:
         """
         wishes = [fold(draft.label) for draft in drafts]
         keys = [draft.key for draft in drafts]
-        saved, taken = dict[bytes, list[ManifestEntry]](), set[str]()
-        if self._manifest.known(keys, wishes):
-            saved = self._manifest.by_key(keys)
-            taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
+        saved = self._manifest.by_key(keys)
+        taken = self._manifest.by_fold(wishes).keys() | self._manifest.intents(wishes).keys()
         claimed: dict[str, NameClaim] = {}
         ended: dict[Draft, Saved | StoreError] = {}
         seen: set[bytes] = set()
@@ -107,8 +106,7 @@ class Claims:
 
     def _again(self, draft: Draft, entry: ManifestEntry, now: float) -> Saved | NameClaim | None:
         """What to do about the file of an earlier download of the same URL, if its content is unchanged."""
-        there = self.size(entry)
-        untouched = there == entry.size and self.same(entry)
+        untouched = self.same(entry)
         if untouched and entry.sha256 == draft.sha256:
             new = _entry(draft, entry.parts, entry.fold, now)
             if (new.etag, new.modified) != (entry.etag, entry.modified):
@@ -117,7 +115,7 @@ class Claims:
         if entry.fold in draft.tried and not untouched:
             return None
         replace = untouched or self._overwrite
-        spoilt = there is not None and not replace and draft.job.checksum is not None
+        spoilt = self.size(entry) is not None and not replace and draft.job.checksum is not None
         return NameClaim(draft, _entry(draft, entry.parts, entry.fold, now), replace, spoilt)
 
     def _try(
@@ -147,33 +145,30 @@ class Claims:
         if intent.key == key or not owners.alive(owner, self._folders.root):
             self.resolve(intent)
 
-    def resolve(self, intent: ManifestEntry) -> bool:
+    def resolve(self, intent: ManifestEntry) -> None:
         """Turn an intent without owner into a saved file, if the file has its name; otherwise drop it."""
-        self._manifest.withdraw([intent.fold])
-        if not self.same(intent):
-            return False
-        self._manifest.add(intent)
-        return True
+        if self.same(intent):
+            self._manifest.promote(fold=intent.fold)
+        else:
+            self._manifest.withdraw([intent.fold])
 
     def resolve_all(self, owner: str) -> None:
         """`resolve` every intent of an owner."""
         for intent in self._manifest.intents_of(owner).values():
             self.resolve(intent)
 
+    def same(self, entry: ManifestEntry) -> bool:
+        """Whether the file exists and has the size and digest in `entry`. Reads all of it."""
+        return self.size(entry) == entry.size and (
+            digest(entry.parts[-1], self._folders.at(entry.parts[:-1]), "sha256") == entry.sha256
+        )
+
     def size(self, entry: ManifestEntry) -> int | None:
         """The size in bytes of the file with the name of `entry`; None if it is no reachable regular file."""
-        try:
-            return size(entry.parts[-1], self._folders.at(entry.parts[:-1]))
-        except (OSError, StoreError):
-            return None
-
-    def same(self, entry: ManifestEntry) -> bool:
-        """Whether the file exists and has the digest in `entry`. Reads all of it."""
-        return self.size(entry) == entry.size and self.digest(entry, "sha256") == entry.sha256
-
-    def digest(self, entry: ManifestEntry, algorithm: str) -> str:
-        """The digest of the file with the name of `entry`, lower-case hex."""
-        return digest(entry.parts[-1], self._folders.at(entry.parts[:-1]), algorithm)
+        with suppress(OSError, StoreError):
+            if (found := regular(entry.parts[-1], self._folders.at(entry.parts[:-1]))) is not None:
+                return found.st_size
+        return None
 
 
 def fits(folders: Folders, entry: ManifestEntry, job: Job) -> bool:

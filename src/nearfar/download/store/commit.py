@@ -18,6 +18,7 @@ from nearfar.download.store.draft import Draft
 from nearfar.download.store.folders import Folders, place, set_aside
 from nearfar.download.store.manifest import FILE, Manifest
 from nearfar.download.store.owners import Owner
+from nearfar.download.store.partials import Partials
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Committer:
         claims: Claims,
         folders: Folders,
         reserve: Reserve,
-        owner: str,
+        partials: Partials,
         clock: Callable[[], float],
         step: Callable[[Step], None],
     ) -> None:
@@ -130,7 +131,8 @@ class Committer:
         self._claims = claims
         self._folders = folders
         self._reserve = reserve
-        self._owner = owner
+        self._partials = partials
+        self._owner = partials.token
         self._clock = clock
         self._step = step
         self._unsettled = False
@@ -210,18 +212,16 @@ class Committer:
         self._step("intended")
         with self._manifest.transaction():
             placed = self._place(claims, ended)
-            self._manifest.promote(self._owner)
-            self._manifest.drop_partials(draft.recorded for draft in placed if draft.recorded is not None)
+            self._manifest.promote(owner=self._owner)
+            self._partials.drop_all(draft.recorded for draft in placed if draft.recorded is not None)
             self._step("recorded")
         self._unsettled = False
         ended.update(placed)
 
     def _place(self, claims: list[NameClaim], ended: _Endings) -> dict[Draft, Saved]:
         """Give the names, under the manifest's lock: no other process can take over an intent meanwhile."""
-        mine = claims
-        if self._manifest.count_of(self._owner) != len(claims):
-            held = self._manifest.folds_of(self._owner)
-            mine = [claim for claim in claims if claim.entry.fold in held]
+        held = self._manifest.folds_of(self._owner)
+        mine = [claim for claim in claims if claim.entry.fold in held]
         placed: dict[Draft, Saved] = {}
         for claim in mine:
             try:

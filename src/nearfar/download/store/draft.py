@@ -6,11 +6,14 @@ import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Callable
+from queue import Queue
+from threading import Thread
+from typing import Any
 
 from nearfar.download.fetch.headers import http_date
 from nearfar.download.model import Body, Head, Job, Reason, StoreError, disk, source_of
 from nearfar.download.redact import written
-from nearfar.download.store.digest import Digest
 from nearfar.download.store.folders import Folders, digest
 from nearfar.download.store.manifest import readable
 from nearfar.download.store.names import wanted
@@ -21,6 +24,73 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_BACK = 32 << 20
 CAN_ADVISE = hasattr(os, "posix_fadvise")
 """Whether the kernel can be asked to start writing."""
+
+
+LARGE = 768 * 1024
+"""Bytes of a piece that justify starting a thread; hashing them takes half a millisecond."""
+WAITING = 4
+"""Pieces that may wait for the thread: if it is slower than the network, the transfer blocks."""
+
+
+class Digest:
+    """SHA-256 of a file while it is written: a second thread hashes large pieces, beside the transfer.
+
+    Use it in one thread; `close` or `hexdigest` ends the second one.
+    """
+
+    __slots__ = ("_hash", "_pieces", "_thread")
+
+    def __init__(self, state: Any = None) -> None:
+        """`state`: a hash of the bytes so far; None: there are none."""
+        self._hash = state or hashlib.sha256()
+        self._thread: Thread | None = None
+        self._pieces: Queue[bytes | Callable[[str], None] | None]
+        """Queue to the thread, if there is one; None ends it."""
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Append `data`; it may be a view that is valid only during this call."""
+        if self._thread is None and (len(data) < LARGE or not self._start()):
+            self._hash.update(data)
+        else:
+            self._pieces.put(bytes(data))
+
+    def mark(self, on_digest: Callable[[str], None]) -> None:
+        """Call `on_digest` with the digest of all bytes so far, from either thread. It must not raise."""
+        if self._thread is None:
+            on_digest(self._hash.copy().hexdigest())
+        else:
+            self._pieces.put(on_digest)
+
+    def hexdigest(self) -> str:
+        """The digest of all bytes so far, in lower-case hex."""
+        if self._thread is not None:
+            self.close()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Wait until all is hashed, and end the thread."""
+        if self._thread is not None:
+            self._pieces.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _start(self) -> bool:
+        """Start the thread; False if that is not possible."""
+        self._pieces = Queue(WAITING)
+        thread = Thread(target=self._work, name="digest", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
+    def _work(self) -> None:
+        while (data := self._pieces.get()) is not None:
+            if isinstance(data, bytes):
+                self._hash.update(data)
+            else:
+                data(self._hash.copy().hexdigest())
 
 
 class Draft:

@@ -169,12 +169,6 @@ def regular(name: str, folder: int) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def size(name: str, folder: int) -> int | None:
-    """The size in bytes of the file `name`; None if it does not exist or is no regular file."""
-    found = regular(name, folder)
-    return None if found is None else found.st_size
-
-
 def digest(name: str, folder: int, algorithm: str) -> str:
     """The digest of the file `name`, lower-case hex. Raises OSError; ValueError for an unknown algorithm."""
     state = hashlib.new(algorithm)

@@ -11,17 +11,16 @@ from typing import IO
 from nearfar.download.model import Job, Reason, Saved, StoreError, disk
 from nearfar.download.store import manifest
 from nearfar.download.store.claims import fits
-from nearfar.download.store.folders import Folders, digest, size
+from nearfar.download.store.folders import Folders, digest, regular
 from nearfar.download.store.manifest import (
     FILE,
     check_version,
     key_of,
     read_by_key,
-    read_partials,
     read_rows,
     refuse_strangers,
 )
-from nearfar.download.store.partials import PartialRow
+from nearfar.download.store.partials import PartialRow, read_partials
 
 
 class Listing:
@@ -58,13 +57,14 @@ class Listing:
         """The partial files that another transfer may continue, or that are being received. Raises
         `StoreError`."""
         with self._translated():
-            rows = list(map(PartialRow._make, read_partials(self._db)))
-            return [row for row in rows if self._is_there(row)]
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'partials'").fetchone():
+                return []  # of an earlier nearfar
+            return [row for row in read_partials(self._db) if self._is_there(row)]
 
     def _is_there(self, row: PartialRow) -> bool:
         parts, name = row.place
         try:
-            return size(name, self._folders.at(parts)) is not None
+            return regular(name, self._folders.at(parts)) is not None
         except (OSError, StoreError):
             return False
 
@@ -80,7 +80,7 @@ class Listing:
         *above, name = saved.name.split("/")
         try:
             folder = self._folders.at(tuple(above))
-            return None if size(name, folder) is None else digest(name, folder, "sha256")
+            return None if regular(name, folder) is None else digest(name, folder, "sha256")
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from nearfar.download.model import Reason, Saved, StoreError
 from nearfar.download.redact import identity, written
@@ -29,7 +29,8 @@ from nearfar.readable import hidden, json_line
 FILE = f"{OWN}.sqlite"
 BUSY = 30.0
 """Seconds to wait for another process's transaction."""
-_AT_ONCE = 500
+AT_ONCE = 500
+"""Values in one query."""
 _VERSION = 1
 _COLUMNS = """fold TEXT NOT NULL, key BLOB NOT NULL, name TEXT NOT NULL, url TEXT NOT NULL,
     final_url TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, type TEXT, etag TEXT,
@@ -48,12 +49,8 @@ _SCHEMA = f"""
         wanted INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS partials_by_key ON partials (key)
 """
-PARTIAL_FIELDS = (
-    *("file", "owner", "key", "named", "name", "url", "final_url", "type", "etag", "modified"),
-    *("length", "validator", "source", "size", "sha256", "synced", "synced_sha256", "boot", "time"),
-)
-"""The columns of a partial file, see `partials.PartialRow`. A manifest of an earlier nearfar gets the tables
-and columns that it lacks when it is opened; an earlier one ignores them, and removes the partial files."""
+"""A manifest of an earlier nearfar gets what it lacks when it is opened; an earlier one
+ignores them, and removes the partial files."""
 
 
 class ManifestEntry(NamedTuple):
@@ -86,7 +83,6 @@ class ManifestEntry(NamedTuple):
 
 _FIELDS = ", ".join(ManifestEntry._fields)
 _MARKS = ", ".join("?" * len(ManifestEntry._fields))
-_PARTIAL_FIELDS = ", ".join(PARTIAL_FIELDS)
 
 
 def readable(text: str) -> str:
@@ -101,43 +97,43 @@ class Manifest:
     def __init__(self, directory: Path) -> None:
         """Open the manifest of `directory`, or create it. Raises `StoreError` or `sqlite3.Error`."""
         refuse_strangers(directory)
-        self._db = sqlite3.connect(
+        self.db = sqlite3.connect(
             directory / FILE, timeout=BUSY, isolation_level=None, check_same_thread=False
         )
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db.execute("PRAGMA synchronous = FULL")
             with self.transaction():
                 self.id = self._prepare()
             # Computed when a job is offered, and again when its file arrives.
             self.key = lru_cache(maxsize=4096)(partial(key_of, salt=self.id))
         except BaseException:
-            self._db.close()
+            self.db.close()
             raise
 
     def _prepare(self) -> str:
-        version = check_version(self._db)
+        version = check_version(self.db)
         for statement in _SCHEMA.split(";"):
-            self._db.execute(statement)
+            self.db.execute(statement)
         for table in ("files", "intents"):
-            if not _has_modified(self._db, table):
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN modified TEXT")
+            if not _has_modified(self.db, table):
+                self.db.execute(f"ALTER TABLE {table} ADD COLUMN modified TEXT")
         if version == 0:
-            self._db.execute("INSERT INTO store VALUES (?)", (os.urandom(16).hex(),))
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
-        return str(self._db.execute("SELECT id FROM store").fetchone()[0])
+            self.db.execute("INSERT INTO store VALUES (?)", (os.urandom(16).hex(),))
+            self.db.execute(f"PRAGMA user_version = {_VERSION}")
+        return str(self.db.execute("SELECT id FROM store").fetchone()[0])
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """One writer at a time, over all processes, each waiting up to 30 s. Synced to the disk at its
         end."""
-        self._db.execute("BEGIN IMMEDIATE")
+        self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
-            self._db.execute("COMMIT")
+            self.db.execute("COMMIT")
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
 
     def by_key(self, keys: Iterable[bytes]) -> dict[bytes, list[ManifestEntry]]:
         """The files saved from each URL, oldest first: several, if the user chose several names."""
@@ -150,20 +146,6 @@ class Manifest:
         """The saved files with these names."""
         return {entry.fold: entry for entry in self._select("files", "fold", list(folds))}
 
-    def known(self, keys: Sequence[bytes], folds: Sequence[str]) -> bool:
-        """Whether any of the keys is in the manifest, or any of the names is taken or intended."""
-        for start in range(0, len(keys), _AT_ONCE // 2):
-            some_keys, some_folds = (each[start : start + _AT_ONCE // 2] for each in (keys, folds))
-            marks = ", ".join("?" * len(some_keys))
-            if self._db.execute(
-                f"SELECT EXISTS (SELECT 1 FROM files WHERE key IN ({marks}))"
-                f" OR EXISTS (SELECT 1 FROM files WHERE fold IN ({marks}))"
-                f" OR EXISTS (SELECT 1 FROM intents WHERE fold IN ({marks}))",
-                (*some_keys, *some_folds, *some_folds),
-            ).fetchone()[0]:
-                return True
-        return False
-
     def intents(self, folds: Iterable[str]) -> dict[str, ManifestEntry]:
         """The intents of any store on these names."""
         return {entry.fold: entry for entry in self._select("intents", "fold", list(folds))}
@@ -171,143 +153,85 @@ class Manifest:
     def _select(
         self, table: str, column: str, values: Sequence[bytes | str], order: str = ""
     ) -> Iterator[ManifestEntry]:
-        for start in range(0, len(values), _AT_ONCE):
-            part = values[start : start + _AT_ONCE]
+        for start in range(0, len(values), AT_ONCE):
+            part = values[start : start + AT_ONCE]
             marks = ", ".join("?" * len(part))
             yield from map(
                 ManifestEntry._make,
-                self._db.execute(
+                self.db.execute(
                     f"SELECT {_FIELDS} FROM {table} WHERE {column} IN ({marks}) {order}", tuple(part)
                 ),
             )
 
     def intend(self, entries: Iterable[ManifestEntry], owner: str) -> None:
         """Record the intents `entries` of `owner`, taking over others' intents on the same names."""
-        self._db.executemany(
+        self.db.executemany(
             f"INSERT OR REPLACE INTO intents ({_FIELDS}, owner) VALUES ({_MARKS}, ?)",
             ((*entry, owner) for entry in entries),
         )
 
     def intents_of(self, owner: str) -> dict[str, ManifestEntry]:
         """The intents of `owner` that no other store took over, by fold."""
-        found = self._db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
+        found = self.db.execute(f"SELECT {_FIELDS} FROM intents WHERE owner = ?", (owner,))
         return {entry.fold: entry for entry in map(ManifestEntry._make, found)}
-
-    def count_of(self, owner: str) -> int:
-        """The number of `intents_of`."""
-        return int(self._db.execute("SELECT count(*) FROM intents WHERE owner = ?", (owner,)).fetchone()[0])
 
     def folds_of(self, owner: str) -> set[str]:
         """The names of `intents_of`."""
-        return {fold for (fold,) in self._db.execute("SELECT fold FROM intents WHERE owner = ?", (owner,))}
+        return {fold for (fold,) in self.db.execute("SELECT fold FROM intents WHERE owner = ?", (owner,))}
 
     def owner_of(self, fold: str) -> str | None:
         """The owner of the intent on a name."""
-        found = self._db.execute("SELECT owner FROM intents WHERE fold = ?", (fold,)).fetchone()
+        found = self.db.execute("SELECT owner FROM intents WHERE fold = ?", (fold,)).fetchone()
         return str(found[0]) if found else None
 
     def owners(self) -> list[str]:
         """All owners of intents."""
-        return [str(owner) for (owner,) in self._db.execute("SELECT DISTINCT owner FROM intents")]
+        return [str(owner) for (owner,) in self.db.execute("SELECT DISTINCT owner FROM intents")]
 
     def withdraw(self, folds: Iterable[str]) -> None:
         """Drop the intents on these names."""
-        self._db.executemany("DELETE FROM intents WHERE fold = ?", ((fold,) for fold in folds))
+        self.db.executemany("DELETE FROM intents WHERE fold = ?", ((fold,) for fold in folds))
 
-    def promote(self, owner: str) -> None:
-        """Turn every intent of `owner` into a saved file, in place of any with the same name. The record of
-        an earlier version of the same file is kept in the table ``replaced``."""
+    def promote(self, *, owner: str | None = None, fold: str | None = None) -> None:
+        """Turn every intent of `owner`, or the one on the name `fold`, into a saved file, in place of any
+        with the same name. The record of an earlier version of the same file is kept in the table
+        ``replaced``."""
+        where, value = ("owner", owner) if fold is None else ("fold", fold)
         fields = ", ".join(f"files.{name}" for name in ManifestEntry._fields)
-        self._db.execute(
+        self.db.execute(
             f"INSERT INTO replaced ({_FIELDS}, replaced) SELECT {fields}, intents.time"
-            " FROM intents JOIN files USING (fold, key) WHERE owner = ?",
-            (owner,),
+            f" FROM intents JOIN files USING (fold, key) WHERE {where} = ?",
+            (value,),
         )
-        self._db.execute(
-            f"INSERT OR REPLACE INTO files ({_FIELDS}) SELECT {_FIELDS} FROM intents WHERE owner = ?",
-            (owner,),
+        self.db.execute(
+            f"INSERT OR REPLACE INTO files ({_FIELDS}) SELECT {_FIELDS} FROM intents WHERE {where} = ?",
+            (value,),
         )
-        self._db.execute("DELETE FROM intents WHERE owner = ?", (owner,))
-
-    def add(self, entry: ManifestEntry) -> None:
-        """Record a saved file, in place of any with the same name; an earlier record is kept as by
-        `promote`."""
-        self._db.execute(
-            f"INSERT INTO replaced ({_FIELDS}, replaced) SELECT {_FIELDS}, ? FROM files"
-            " WHERE fold = ? AND key = ?",
-            (entry.time, entry.fold, entry.key),
-        )
-        self._db.execute(f"INSERT OR REPLACE INTO files ({_FIELDS}) VALUES ({_MARKS})", entry)
+        self.db.execute(f"DELETE FROM intents WHERE {where} = ?", (value,))
 
     def renew(self, entry: ManifestEntry) -> None:
         """Record new validators of a saved file."""
-        self._db.execute(
+        self.db.execute(
             "UPDATE files SET etag = ?, modified = ? WHERE fold = ?", (entry.etag, entry.modified, entry.fold)
         )
 
     def forget(self, fold: str) -> None:
         """Drop the saved file with this name."""
-        self._db.execute("DELETE FROM files WHERE fold = ?", (fold,))
-
-    def has_partials(self) -> bool:
-        """Whether there is any partial file."""
-        return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM partials)").fetchone()[0])
-
-    def partials_of(self, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-        """The rows of the partial files from these URLs."""
-        for start in range(0, len(keys), _AT_ONCE):
-            part = keys[start : start + _AT_ONCE]
-            where = f"WHERE key IN ({', '.join('?' * len(part))})"
-            yield from self._db.execute(f"SELECT {_PARTIAL_FIELDS} FROM partials {where}", tuple(part))
-
-    def partial(self, file: str) -> Iterator[tuple[Any, ...]]:
-        """The row of one partial file, if there is one."""
-        return self._db.execute(f"SELECT {_PARTIAL_FIELDS} FROM partials WHERE file = ?", (file,))
-
-    def all_partials(self) -> list[tuple[Any, ...]]:
-        """The rows of all partial files."""
-        return read_partials(self._db)
-
-    def keep_partial(self, row: tuple[Any, ...]) -> None:
-        """Write the row of a partial file."""
-        marks = ", ".join("?" * len(row))
-        self._db.execute(f"INSERT OR REPLACE INTO partials ({_PARTIAL_FIELDS}) VALUES ({marks})", row)
-
-    def drop_partials(self, files: Iterable[str]) -> None:
-        """Delete the rows of partial files."""
-        self._db.executemany("DELETE FROM partials WHERE file = ?", ((file,) for file in files))
-
-    def want_partials(self, files: Iterable[str]) -> None:
-        """Mark partial files, until their rows are written again."""
-        self._db.executemany("UPDATE partials SET wanted = 1 WHERE file = ?", ((file,) for file in files))
-
-    def wanted_partials(self, owner: str) -> set[str]:
-        """The marked partial files of a store."""
-        found = self._db.execute("SELECT file FROM partials WHERE wanted AND owner = ?", (owner,))
-        return {file for (file,) in found}
+        self.db.execute("DELETE FROM files WHERE fold = ?", (fold,))
 
     def saved_since(self, key: bytes, time: float) -> bool:
         """Whether a file was saved from a URL at `time` (seconds since the epoch) or later."""
         where = "WHERE key = ? AND time >= ?"
-        found = self._db.execute(f"SELECT EXISTS (SELECT 1 FROM files {where})", (key, time))
+        found = self.db.execute(f"SELECT EXISTS (SELECT 1 FROM files {where})", (key, time))
         return bool(found.fetchone()[0])
-
-    def rows(self) -> Iterator[Saved]:
-        """Every saved file, in the order they were saved; read incrementally, in little memory."""
-        return read_rows(self._db)
-
-    def counts(self) -> tuple[int, int]:
-        """The number of saved files, and their bytes."""
-        files, size = self._db.execute("SELECT count(*), total(size) FROM files").fetchone()
-        return int(files), int(size)
 
     def shrink(self) -> None:
         """Truncate the log, as far as that is possible now. Call it outside a transaction."""
         with contextlib.suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        self._db.close()
+        self.db.close()
 
 
 def read_by_key(db: sqlite3.Connection, key: bytes) -> list[ManifestEntry]:
@@ -350,13 +274,6 @@ def _fields_of(db: sqlite3.Connection) -> str:
 
 def _has_modified(db: sqlite3.Connection, table: str) -> bool:
     return any(column[1] == "modified" for column in db.execute(f"PRAGMA table_info({table})"))
-
-
-def read_partials(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    """The rows of all partial files of a manifest, oldest first. Raises `sqlite3.Error`."""
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'partials'").fetchone():
-        return []  # only read, and of an earlier nearfar
-    return db.execute(f"SELECT {_PARTIAL_FIELDS} FROM partials ORDER BY time").fetchall()
 
 
 def refuse_strangers(directory: Path) -> None:

@@ -20,9 +20,6 @@ from nearfar.download.patterns import compile_lazily
 from nearfar.download.redact import without_parameters
 from nearfar.readable import hidden
 
-__all__ = ["GENERIC", "HTML", "LOOK", "is_page", "kind_of", "looks_like_page", "matches", "promised"]
-
-
 LIMIT = 255
 """Bytes: the limit of ext4, XFS, Btrfs, APFS and NTFS for one name."""
 OWN = ".nearfar"

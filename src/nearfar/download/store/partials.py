@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Self
 from nearfar.download.model import Job, Partial, StoreError
 from nearfar.download.store import owners
 from nearfar.download.store.folders import Folders, regular
-from nearfar.download.store.manifest import BUSY, FILE, PARTIAL_FIELDS, Manifest
+from nearfar.download.store.manifest import AT_ONCE, BUSY, FILE, Manifest
 from nearfar.download.store.names import asked
 from nearfar.download.store.owners import Owner
 
@@ -111,16 +111,24 @@ def boot_id() -> str:
         return os.urandom(16).hex()
 
 
-_FIELDS = ", ".join(PARTIAL_FIELDS)
-_MARKS = ", ".join("?" * len(PARTIAL_FIELDS))
+_FIELDS = ", ".join(PartialRow._fields)
+_MARKS = ", ".join("?" * len(PartialRow._fields))
 _CHANGES = ", ".join(f"{each} = excluded.{each}" for each in ("owner", "size", "sha256", "boot", "time"))
 _WRITE = (
     f"INSERT INTO partials ({_FIELDS}) VALUES ({_MARKS})"
     f" ON CONFLICT (file) DO UPDATE SET {_CHANGES}, wanted = 0"
 )
+_DROP = "DELETE FROM partials WHERE file = ?"
+
+
+def read_partials(db: sqlite3.Connection, where: str = "", values: Sequence[object] = ()) -> list[PartialRow]:
+    """The rows of the partial files in a manifest, oldest first. Raises `sqlite3.Error`."""
+    found = db.execute(f"SELECT {_FIELDS} FROM partials {where} ORDER BY time", values)
+    return list(map(PartialRow._make, found))
+
 
 _Connect = Callable[[], sqlite3.Connection]
-_Order = Callable[[_Connect], None]
+_Order = Callable[[_Connect], object]
 
 
 class _Worker:
@@ -174,6 +182,7 @@ class Partials:
         self.token = owner.token
         self._directory = directory
         self._manifest = manifest
+        self._db = manifest.db
         self._folders = folders
         self._owner = owner
         self._notes = _Worker("partials", partial(self._connect, "NORMAL"))
@@ -223,17 +232,23 @@ class Partials:
 
     def drop(self, file: str) -> None:
         """Delete a row."""
-        self._notes.order(partial(_drop, file))
+        self._notes.order(lambda connect: connect().execute(_DROP, (file,)))
+
+    def drop_all(self, files: Iterable[str]) -> None:
+        """Delete rows, in the transaction of the store's thread."""
+        self._db.executemany(_DROP, ((file,) for file in files))
 
     def find(self, keys: Sequence[bytes], jobs: Sequence[Job]) -> tuple[list[Partial | None], list[str]]:
         """What can be continued of each job; and the partial files of these jobs that a store writes now."""
         found: list[Partial | None] = [None] * len(jobs)
         busy = [key.hex() for key in keys if key in self._releasing] if self._releasing else []
-        if not self._manifest.has_partials():
+        if not self._db.execute("SELECT EXISTS (SELECT 1 FROM partials)").fetchone()[0]:
             return found, busy
         rows: dict[bytes, list[PartialRow]] = {}
-        for row in (PartialRow(*row).durable() for row in self._manifest.partials_of(keys)):
-            rows.setdefault(row.key, []).append(row)
+        for start in range(0, len(keys), AT_ONCE):
+            part = keys[start : start + AT_ONCE]
+            for row in read_partials(self._db, f"WHERE key IN ({', '.join('?' * len(part))})", part):
+                rows.setdefault(row.key, []).append(row.durable())
         for index, (key, job) in enumerate(zip(keys, jobs, strict=True)):
             for row in sorted(rows.get(key, ()), key=lambda row: -row.size):
                 if row.size < LEAST or not row.fits(job):
@@ -268,7 +283,7 @@ class Partials:
         None if it is not there any more, is not as the row says, or belongs to another store.
         """
         with self._manifest.transaction():
-            row = next(map(PartialRow._make, self._manifest.partial(file)), None)
+            row = next(iter(read_partials(self._db, "WHERE file = ?", (file,))), None)
             if row is None or row.key != key or not row.fits(job):
                 return None
             row = row.durable()
@@ -294,9 +309,9 @@ class Partials:
                 temporary = os.fsdecode(self._owner.temporary(parts))
                 os.rename(name, temporary, src_dir_fd=folder, dst_dir_fd=folder)
                 new = row._replace(file="/".join((*parts, temporary)), owner=self.token)
-        self._manifest.drop_partials([row.file])
+        self.drop_all([row.file])
         if new is not None:
-            self._manifest.keep_partial(new)
+            self._db.execute(_WRITE, new)
         return new
 
     def _open(self, row: PartialRow, on_done: Callable[[], None]) -> Resumption | None:
@@ -315,25 +330,26 @@ class Partials:
     def want(self, files: Iterable[str]) -> None:
         """Ask the stores that write these files to let them go, if no producer feeds them any more."""
         with self._manifest.transaction():
-            self._manifest.want_partials(files)
+            self._db.executemany("UPDATE partials SET wanted = 1 WHERE file = ?", ((file,) for file in files))
 
     def wanted(self) -> set[str]:
         """The files of this store that another transfer wants to continue."""
-        return self._manifest.wanted_partials(self.token)
+        found = self._db.execute("SELECT file FROM partials WHERE wanted AND owner = ?", (self.token,))
+        return {file for (file,) in found}
 
     def sweep(self) -> set[str]:
         """Give up what cannot be, or need not be, continued; return the files to keep. In a transaction."""
         kept: set[str] = set()
         gone: list[str] = []
-        for row in map(PartialRow._make, self._manifest.all_partials()):
+        for row in read_partials(self._db):
             if row.owner and owners.alive(row.owner, self._folders.root):
                 kept.add(row.file)
             elif self._is_worth_keeping(row):
                 kept.add(row.file)
-                self._manifest.keep_partial(row._replace(owner=""))
+                self._db.execute(_WRITE, row._replace(owner=""))
             else:
                 gone.append(row.file)
-        self._manifest.drop_partials(gone)
+        self.drop_all(gone)
         return kept
 
     def _is_worth_keeping(self, row: PartialRow) -> bool:
@@ -372,10 +388,6 @@ class Partials:
         db = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
         db.execute(f"PRAGMA synchronous = {synchronous}")
         return db
-
-
-def _drop(file: str, connect: _Connect) -> None:
-    connect().execute("DELETE FROM partials WHERE file = ?", (file,))
 
 
 def _is_ours(found: os.stat_result | None, row: PartialRow) -> bool:

@@ -8,14 +8,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from nearfar.download.model import Body, Failure, Head, Job, Partial, Saved, disk
-from nearfar.download.store import manifest, owners
+from nearfar.download.store import owners
 from nearfar.download.store.claims import Claims, fits
 from nearfar.download.store.commit import Committer, DraftLimit, Reserve, Step
 from nearfar.download.store.draft import Draft
-from nearfar.download.store.folders import Folders, set_aside, size
+from nearfar.download.store.folders import Folders, regular, set_aside
 from nearfar.download.store.manifest import FILE, Manifest, ManifestEntry
 from nearfar.download.store.names import fold
 from nearfar.download.store.partials import Partials, Resumption
@@ -71,9 +70,8 @@ class Store:
             )
             self._open = stack.pop_all()
         self._claims = Claims(self._manifest, self._folders, overwrite=overwrite)
-        token = self._owner.token
         self._committer = Committer(
-            self._manifest, self._claims, self._folders, self._reserve, token, clock, step
+            self._manifest, self._claims, self._folders, self._reserve, self._partials, clock, step
         )
         self.id = self._manifest.id
         """The directory's id: two stores with one `id` share it."""
@@ -111,7 +109,7 @@ class Store:
             self._manifest.forget(fold(saved.name))
             try:
                 folder = self._folders.at(tuple(above))
-                return None if size(name, folder) is None else "/".join([*above, set_aside(name, folder)])
+                return None if regular(name, folder) is None else "/".join([*above, set_aside(name, folder)])
             except FileNotFoundError:
                 return None
 
@@ -218,20 +216,6 @@ class Store:
                 kept = self._partials.sweep()
             return owners.sweep(self._folders, kept)
 
-    def rows(self) -> Iterator[Saved]:
-        """Every file of the manifest, in the order they were saved. Raises `StoreError`."""
-        with _translated(FILE):
-            yield from self._manifest.rows()
-
-    def counts(self) -> tuple[int, int]:
-        """The number of files in the manifest, and their bytes. Raises `StoreError`."""
-        with _translated(FILE):
-            return self._manifest.counts()
-
-    def export(self, form: manifest.Form, file: IO[str]) -> None:
-        """Write every row to `file` as JSON Lines or CSV. Raises `StoreError`, or OSError of `file`."""
-        manifest.write(self.rows(), form, file)
-
     def close(self) -> None:
         """Release uncommitted drafts, and close the directory. A second call does nothing."""
         for draft in list(self._drafts):
@@ -243,43 +227,6 @@ class Store:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-GROUP = 256
-"""Files of a commit at most; each keeps a descriptor open until then."""
-GROUP_SIZE = 8 * 1024 * 1024
-"""Bytes of a commit of small files: half of a producer's unanswered bytes, so that it need not pause."""
-
-
-class Group:
-    """Finished drafts of one store to be committed together."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._drafts: dict[Draft, Callable[[Saved | Failure], None]] = {}
-        self._size = 0
-
-    def add(self, draft: Draft, on_verdict: Callable[[Saved | Failure], None], size: int) -> None:
-        """`on_verdict` is called inside `commit`. `size`: bytes that still have to be synced, about."""
-        self._drafts[draft] = on_verdict
-        self._size += size
-
-    @property
-    def full(self) -> bool:
-        return len(self._drafts) >= GROUP or self._size >= GROUP_SIZE
-
-    def commit(self) -> None:
-        """Save the drafts; the group is empty then."""
-        drafts, self._drafts, self._size = self._drafts, {}, 0
-        if drafts:
-            for draft, verdict in self._store.commit(drafts):
-                drafts[draft](verdict)
-
-    def __len__(self) -> int:
-        return len(self._drafts)
-
-    def __iter__(self) -> Iterator[Draft]:
-        return iter(self._drafts)
 
 
 @contextlib.contextmanager

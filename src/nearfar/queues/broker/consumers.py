@@ -36,20 +36,20 @@ class ConsumerSide:
             raise ProtocolError(f"{peer.uid} asks for too many tags: a queue has at most {MOST_NAMES}")
         peer.consumes = True
         self._joined += 1
-        self._ledger.admit(peer.session, frozenset(tags))
+        self._ledger.admit(peer.name, frozenset(tags))
 
     def end(self, peer: Peer, why: str, *, cleanly: bool) -> None:
         """End a consumer's session."""
-        self._has_capacity.pop(peer.session, None)
-        self.full.discard(peer.session)
-        self._ledger.dismiss(peer.session, why, cleanly=cleanly)
-        self._peer_table.actions.append(CloseLane(peer.session))
+        self._has_capacity.pop(peer.name, None)
+        self.full.discard(peer.name)
+        self._ledger.dismiss(peer.name, why, cleanly=cleanly)
+        self._peer_table.actions.append(CloseLane(peer.name))
 
     def report(self, peer: Peer, message: QueueMessage, now: float) -> None:
         if not peer.consumes:
             return
         items, size, ask, taken, done, failed, unreadable, returned, answers = message.fields
-        session = peer.session
+        session = peer.name
         leases = self._ledger.consumers[session].leases
         for _, last in (*done, *failed, *unreadable, *returned, *([at, at] for at, _ in answers)):
             if last > leases.last:
@@ -102,7 +102,7 @@ class ConsumerSide:
             return
         self._told_at = at
         for session in ledger.consumers:
-            peer = self._peer_table.peers[session]
+            peer = self._peer_table.sessions[session]
             over = finished and self._ledger.over(session)
             if over is not peer.told_over:
                 peer.told_over = over
@@ -120,7 +120,7 @@ class ConsumerSide:
         return lent
 
     def _send(self, session: str, position: int, run: ItemRange, now: float) -> None:
-        peer = self._peer_table.peers[session]
+        peer = self._peer_table.sessions[session]
         body = self._shared(peer, run.body, now) if isinstance(run.body, KeptBody) else run.body
         self._peer_table.send(
             peer, QueueMessageType.LEND, position, run.count, run.attempt, body=body, now=now
@@ -142,7 +142,7 @@ class ConsumerSide:
         """Tell consumers of the rings that the broker does not keep any more."""
         while ended:
             number = ended.popleft()
-            for peer in self._peer_table.peers.values():
+            for peer in self._peer_table.sessions.values():
                 if number in peer.rings:
                     peer.rings.discard(number)
                     self._peer_table.send(peer, QueueMessageType.RING, number, None, now=now)
@@ -159,6 +159,6 @@ class ConsumerSide:
             self._has_capacity[session] = None
 
     def _answer(self, peer: Peer, before: int, ask: int, now: float) -> None:
-        self._lend_to(peer.session, now)
-        lent = self._ledger.consumers[peer.session].leases.last > before
+        self._lend_to(peer.name, now)
+        lent = self._ledger.consumers[peer.name].leases.last > before
         self._peer_table.answer(peer, ask, lent, now)

@@ -72,9 +72,9 @@ class ProducerSide:
     def end(self, peer: Peer, *, cleanly: bool) -> None:
         """End a producer's session; the news it did not ack is sent again if the producer returns."""
         self._producing -= 1
-        self.needy.pop(peer.session, None)
-        self._ahead.pop(peer.session, None)
-        self.lacking.pop(peer.session, None)
+        self.needy.pop(peer.name, None)
+        self._ahead.pop(peer.name, None)
+        self.lacking.pop(peer.name, None)
         told = [message for message in peer.channel.unacked() if message.kind is QueueMessageType.SETTLED]
         rows = [row for message in told for row in message.fields[0]]
         news = [News(first, count, Settlement(outcome), answer) for first, count, outcome, answer in rows]
@@ -95,7 +95,7 @@ class ProducerSide:
                 self._check_room(peer, count, len(body))
             self._ledger.store(peer.uid, first, count, body, to)
             if bounded:
-                self.lacking[peer.session] = peer
+                self.lacking[peer.name] = peer
 
     def _body(self, peer: Peer, body: bytes | Place) -> Body:
         """The items of a PUT. A place must be in the ring that this session has announced."""
@@ -113,10 +113,10 @@ class ProducerSide:
         peer.needs, peer.least = (items, size), least
         self.take_back(peer, returned, returned_size)
         if peer.in_need:
-            self.needy[peer.session] = None
+            self.needy[peer.name] = None
         else:
-            self.needy.pop(peer.session, None)
-            self._ahead[peer.session] = peer  # it may have been granted room that it no longer needs
+            self.needy.pop(peer.name, None)
+            self._ahead[peer.name] = peer  # it may have been granted room that it no longer needs
         self.grant(now)
         if ask and peer.in_need:
             self._barriers.start(peer, lambda later: self._answer(peer, ask, later), now, recall=True)
@@ -137,7 +137,7 @@ class ProducerSide:
             self._first, self._passed = line[0], 0
         waits = False
         for session in line:
-            size = self._give(self._peer_table.peers[session], now)
+            size = self._give(self._peer_table.sessions[session], now)
             if size and waits:
                 self._passed += size
             waits = waits or session in self.needy
@@ -205,7 +205,7 @@ class ProducerSide:
         """Send producers the outcomes of their items."""
         self.news_due = inf
         for uid in self._ledger.newsworthy:
-            peer = self._peer_table.peers.get(self._peer_table.session_of.get(uid, ""))
+            peer = self._peer_table.of(uid)
             if peer is None or not peer.produces:
                 continue
             news = self._ledger.producers[uid].news
@@ -220,8 +220,8 @@ class ProducerSide:
     def tell_tags(self, now: float) -> None:
         """Send producers the tags by which consumers can be addressed, when these change."""
         tags = self._ledger.shared_tags
-        for peer in self.newcomers if tags == self.tags else self._peer_table.peers.values():
-            if peer.produces and self._peer_table.peers.get(peer.session) is peer:
+        for peer in self.newcomers if tags == self.tags else self._peer_table.sessions.values():
+            if peer.produces and self._peer_table.sessions.get(peer.name) is peer:
                 self._peer_table.send(peer, QueueMessageType.TAGS, tags, now=now)
         self.tags = tags
         self.newcomers.clear()
@@ -254,11 +254,11 @@ class ProducerSide:
         if items or size:
             more, more_bytes = self._surplus(peer, items, size)
             if more or more_bytes:
-                self._ahead[peer.session] = peer
+                self._ahead[peer.name] = peer
             items, size = items + more, size + more_bytes
             self._grant(peer, items, size, now)
         if not peer.in_need or size:
-            self.needy.pop(peer.session, None)
+            self.needy.pop(peer.name, None)
         return size
 
     def _grantable(self, peer: Peer) -> tuple[int, int]:
@@ -303,7 +303,7 @@ class ProducerSide:
         """If a producer waits for room, recall what others have and do not use."""
         if self._recalling or not self._ahead or not self.needy:
             return
-        asker = self._peer_table.peers[next(iter(self.needy))]
+        asker = self._peer_table.sessions[next(iter(self.needy))]
         whom = [peer for session, peer in self._ahead.items() if session not in self.needy]
         self._ahead.clear()
         if whom and asker.rounds < MOST_ROUNDS:

@@ -9,7 +9,7 @@
                                             |
     flush  <-- actions <-- PeerTable <------+------> Ledger (the items)
 
-`receive`, `dead`, `tick` and `lane_opened` take an event and the time (seconds of any monotonic clock);
+`receive`, `tick`, `lane_opened` and `table` take an event and the time (seconds of any monotonic clock);
 `flush` returns the actions that follow."""
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from math import inf
 from typing import Any
 
 from nearfar.errors import ProtocolError
-from nearfar.net.process import stem
-from nearfar.net.resources import Budget
-from nearfar.net.timers import SuspendDetector
+from nearfar.net.session import Ended
 from nearfar.queues.broker.consumers import ConsumerSide
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.producers import ProducerSide
@@ -40,9 +38,6 @@ from nearfar.queues.messages import (
     refusal,
 )
 from nearfar.serialization.shared_ring import HostRings, Reference
-
-AHEAD_OF_ALL = 256 << 20
-"""Bytes of all clients' messages that came out of order: those beyond are dropped, and sent again."""
 
 
 class BrokerProtocol:
@@ -63,29 +58,22 @@ class BrokerProtocol:
         rings: HostRings | None = None,
     ) -> None:
         self.ledger = ledger
-        self.refused = 0
-        """Clients that were refused."""
         self.said_here = 0
         """Messages of clients in this process."""
-        self.complaints: list[str] = []
-        """Protocol errors of peers, until `take_complaints`."""
         self._secret = secret
         self._rings = rings or HostRings()
-        self._most_peers = most_peers
         self._about = about
         self._lease = lease
-        self._peer_table = PeerTable()
-        self.peers = self._peer_table.peers
+        self.table = PeerTable(lease, most_peers, self._end)
+        self.peers = self.table.sessions
         """The open sessions."""
-        self._barriers = Barriers(self._peer_table)
-        self._producer_side = ProducerSide(self._peer_table, ledger, self._barriers)
-        self._consumer_side = ConsumerSide(self._peer_table, ledger, self._barriers)
-        self._questions = Queries(self._peer_table, ledger, self._barriers)
+        self._barriers = Barriers(self.table)
+        self._producer_side = ProducerSide(self.table, ledger, self._barriers)
+        self._consumer_side = ConsumerSide(self.table, ledger, self._barriers)
+        self._questions = Queries(self.table, ledger, self._barriers)
         self._limits = SharedLimits()
         self._begun = inf
         """When the first client came."""
-        self._ahead = Budget(AHEAD_OF_ALL)
-        self._standstill: SuspendDetector | None = None
         self._turned = 0.0
         """When all that had come was last read: what is read now was sent after that."""
         self._late_until = 0.0
@@ -101,18 +89,18 @@ class BrokerProtocol:
             return
         if peer is None:
             if message.kind is QueueMessageType.QUERY:
-                self.refuse(session, NO_COORDINATOR)
+                self.table.refuse(session, NO_COORDINATOR)
             else:
                 self._reject(session, message)
             return
         peer.said = self._turned
-        self._peer_table.spoken[session] = peer
+        self.table.touched[session] = peer
         try:
             for ready in peer.channel.hear(envelope, now):
                 if self.peers.get(session) is peer:
                     self._handle(peer, ready, now)
         except ProtocolError as error:
-            self.give_up(session, str(error), now)
+            self.table.give_up(session, str(error), now)
 
     def admit_local(
         self, session: str, uid: str, deliver: Callable[[QueueMessage], object], now: float
@@ -127,74 +115,29 @@ class BrokerProtocol:
 
     def receive_local(self, peer: Peer, message: QueueMessage, now: float) -> None:
         """Process a message of a client in this process. Nothing happens once its session has ended."""
-        if self.peers.get(peer.session) is not peer:
+        if self.peers.get(peer.name) is not peer:
             return
         peer.channel.heard = now
         self.said_here += 1
         try:
             self._handle(peer, message, now)
         except ProtocolError as error:
-            self.complaints.append(str(error))
-            self.dead(peer.session, "it broke the protocol", now)
-            self.refused += 1
+            self.table.give_up(peer.name, str(error), now)
             if peer.deliver is not None:
-                peer.deliver(QueueMessage(QueueMessageType.REFUSED, (f"it broke the protocol: {error}",)))
-
-    def give_up(self, session: str, why: str, now: float) -> None:
-        """End a session that broke the protocol, and send its client the reason."""
-        self.complaints.append(why)
-        self.dead(session, "it broke the protocol", now)
-        self.refuse(session, f"it broke the protocol: {why}")
-
-    def take_complaints(self) -> list[str]:
-        """The protocol errors of peers since the last call, for the log."""
-        taken, self.complaints = self.complaints, []
-        return taken
-
-    def refuse(self, session: str, why: str) -> None:
-        """Refuse the client that uses this session name."""
-        self.refused += 1
-        self._peer_table.send_unnumbered(session, QueueMessageType.REFUSED, why)
-
-    def dead(self, session: str, why: str, now: float) -> None:
-        """End a session whose process died, or was silent for too long."""
-        peer = self.peers.get(session)
-        if peer is not None:
-            self._end(peer, why, cleanly=False, now=now)
-
-    def expel(self, session: str, why: str, now: float) -> None:
-        """End a session from the broker's side, and notify its client."""
-        self.dead(session, why, now)
-        self._peer_table.send_unnumbered(session, QueueMessageType.STRANGER)
+                peer.deliver(self.table.actions.pop().envelope.message)  # the REFUSED: it has no socket
 
     def tick(self, now: float) -> None:
-        """Send again what got lost, and end the sessions of silent peers.
-
-        After a long time without a tick this process was suspended and received nothing: that does not count
-        as silence of the peers.
-        """
-        stood = self._standstill.seconds(now, self._lease) if self._standstill else 0.0
-        self._standstill = self._standstill or SuspendDetector(now)
-        if stood:
-            self._barriers.postpone(stood)
+        """Send again what got lost, and end the sessions of silent peers."""
+        if suspended := self.table.tick(now):
+            self._barriers.postpone(suspended)
             self._late_until = now + self._lease / 2  # ZeroMQ, too, needs a while to deliver everything
-            for peer in self.peers.values():
-                peer.channel.postpone(stood, now)
-        for peer in [*self._peer_table.timers.ring(now), *self._peer_table.spoken.values()]:
-            if self.peers.get(peer.session) is not peer:
-                continue
-            if fault := peer.channel.fault(now):
-                self.dead(peer.session, f"{peer.uid} was {fault}", now)
-                continue
-            peer.channel.tick(now)
-            self._peer_table.spoken[peer.session] = peer
         self._barriers.expire(now)
 
     def lane_opened(self, session: str, ask: int, place: int | str, now: float) -> None:
         """Tell the client that the lane requested by `OpenLane` is bound at `place`."""
         peer = self.peers.get(session)
         if peer is not None:
-            self._peer_table.answer(peer, ask, place, now)
+            self.table.answer(peer, ask, place, now)
 
     def flush(self, now: float) -> list[Action]:
         """Lend items, grant room and send news; returns all actions to perform."""
@@ -218,7 +161,7 @@ class BrokerProtocol:
         consumer_side.tell_over(now)
         if now >= self._late_until:
             self._turned = now
-        return self._peer_table.flush(now)
+        return self.table.flush(now)
 
     @property
     def flush_due(self) -> float:
@@ -228,19 +171,19 @@ class BrokerProtocol:
     def deadline(self, now: float) -> float:
         """When to call `tick` next."""
         latest = now + self._lease / 5
-        due = self._peer_table.timers.deadline()
+        due = self.table.timers.deadline()
         return min(latest, latest if due is None else due, self._barriers.deadline(latest))
 
     def counts(self) -> dict[str, int]:
         """The figures of the queue."""
-        return self._questions.counts() | {"refused": self.refused}
+        return self._questions.counts() | self.table.figures()
 
     # -- sessions --------------------------------------------------------------------------------
 
     def _hello(self, session: str, message: QueueMessage, now: float) -> None:
         version, uid, about_client = message.fields
         if version != VERSION:
-            self.refuse(session, refusal(version))
+            self.table.refuse(session, refusal(version))
             return
         self._begun = min(self._begun, now)
         epoch = self._about.get("epoch")
@@ -249,18 +192,13 @@ class BrokerProtocol:
             self._limits.doubt(self._begun + self._lease)
         peer = self.peers.get(session)
         if peer is None:
-            earlier = self._peer_table.peer_of(uid)
-            if earlier is not None and stem(earlier.session) != stem(session):
-                self.refuse(session, "another client has this name")
+            if not self.table.admit(session, uid, now):
                 return
-            if earlier is None and len(self.peers) >= self._most_peers:
-                self.refuse(session, f"there are {len(self.peers)} clients, the most the host can serve")
-                return
-            if earlier is not None:
-                self._end(earlier, f"{uid} began anew", cleanly=False, now=now, returns=True)
             peer = self._begin(session, uid, now)
             peer.shares = self._rings.reach(about_client)
-        self._peer_table.send_unnumbered(session, QueueMessageType.WELCOME, session, self._welcome(peer))
+            self.table.touched[session] = peer
+        welcome = (session, self._welcome(peer))
+        self.table.send_loose(session, QueueMessage(QueueMessageType.WELCOME, welcome))
 
     def _welcome(self, peer: Peer) -> dict[str, Any]:
         producer = self.ledger.producers.get(peer.uid)
@@ -280,12 +218,8 @@ class BrokerProtocol:
         deliver: Callable[[QueueMessage], object] | None = None,
     ) -> Peer:
         ticket = blake2b(session.encode(), key=self._secret, digest_size=16).hexdigest()
-        self.peers[session] = peer = Peer(session, uid, open_channel(self._lease, now), ticket)
-        peer.channel.inbox.allowance = (self._ahead, session)
-        peer.deliver = deliver
-        self._peer_table.session_of[uid] = session
-        if deliver is None:
-            self._peer_table.spoken[session] = peer
+        peer = Peer(session, uid, open_channel(self._lease, now), ticket, deliver=deliver)
+        self.table.add(peer)
         return peer
 
     def _reject(self, session: str, message: QueueMessage) -> None:
@@ -293,7 +227,7 @@ class BrokerProtocol:
         if message.kind is QueueMessageType.REPORT:
             *_, done, failed, _unreadable, _returned, answers = message.fields
             self.ledger.late += len(answers) + sum(last - first + 1 for first, last in [*done, *failed])
-        self._peer_table.send_unnumbered(session, QueueMessageType.STRANGER)
+        self.table.disown(session)
 
     def _handle(self, peer: Peer, message: QueueMessage, now: float) -> None:
         if message.kind is QueueMessageType.PUT:
@@ -316,7 +250,7 @@ class BrokerProtocol:
                 number, items, size = message.fields
                 if peer.produces:
                     self._producer_side.take_back(peer, items, size)
-                self._barriers.reply(number, peer.session, now)
+                self._barriers.reply(number, peer.name, now)
             case QueueMessageType.JOIN:
                 self._join(peer, message, now)
             case QueueMessageType.CLAIM:
@@ -324,8 +258,8 @@ class BrokerProtocol:
                 self._limits.claim(peer.uid, map(Claim._make, claims), now, anew=anew)
             case QueueMessageType.BYE:
                 self._producer_side.tell_news(now)
-                self._peer_table.send(peer, QueueMessageType.PART, now=now)
-                self._end(peer, f"{peer.uid} left", cleanly=True, now=now)
+                self.table.send(peer, QueueMessageType.PART, now=now)
+                self._end(peer, "it left", Ended.LEFT, now)
             case _:
                 pass  # a kind that only a broker sends
 
@@ -335,7 +269,7 @@ class BrokerProtocol:
         known = Reference.decode(reference)
         if peer.ring is None and peer.shares:
             peer.ring = self._rings.keep(known)
-        self._peer_table.answer(peer, ask, peer.ring is not None, now)
+        self.table.answer(peer, ask, peer.ring is not None, now)
 
     def _join(self, peer: Peer, message: QueueMessage, now: float) -> None:
         produces, consumes, tags, helper = message.fields
@@ -347,27 +281,24 @@ class BrokerProtocol:
     def _send_grants(self, now: float) -> None:
         """Send what clients are granted of the limits that they share."""
         for uid, grants in self._limits.flush(now):
-            peer = self._peer_table.peer_of(uid)
+            peer = self.table.of(uid)
             for first in range(0, len(grants) if peer is not None else 0, MOST_CLAIMS):
                 assert peer is not None
                 rows = grants[first : first + MOST_CLAIMS]
-                self._peer_table.send(peer, QueueMessageType.GRANT, rows, now=now)
+                self.table.send(peer, QueueMessageType.GRANT, rows, now=now)
 
-    def _end(self, peer: Peer, why: str, *, cleanly: bool, now: float, returns: bool = False) -> None:
-        """`returns`: the client has begun another session, and declares there which permits it has."""
-        if returns:
-            self._limits.pause(peer.uid)
+    def _end(self, peer: Peer, why: str, how: Ended, now: float) -> None:
+        if how is Ended.REPLACED:
+            self._limits.pause(peer.uid)  # it declares in its next session which permits it has
         else:
             self._limits.leave(peer.uid)
-        del self.peers[peer.session]
-        peer.channel.inbox.close()
+        self.table.remove(peer)
         peer.ring = None
-        if self._peer_table.session_of.get(peer.uid) == peer.session:
-            del self._peer_table.session_of[peer.uid]
+        cleanly = how is Ended.LEFT
         if peer.produces:
             self._producer_side.end(peer, cleanly=cleanly)
         if peer.consumes:
-            self._consumer_side.end(peer, why, cleanly=cleanly)
-        self._barriers.excuse(peer.session, now)
+            self._consumer_side.end(peer, f"{peer.uid}: {why}", cleanly=cleanly)
+        self._barriers.excuse(peer.name, now)
         if not any(other.produces or other.consumes for other in self.peers.values()):
             self.ledger.part()

@@ -53,14 +53,14 @@ class Barriers:
         """
         if asker.rounds >= MOST_ROUNDS:
             raise ProtocolError(f"{asker.uid} asks more than {MOST_ROUNDS} things at a time")
-        ends = self._peer_table.peers.values() if whom is None else whom
+        ends = self._peer_table.sessions.values() if whom is None else whom
         others = [p for p in ends if p is not asker and (p.produces or p.consumes)]
         self._last += 1
         for other in others:
             self._peer_table.send(other, QueueMessageType.SYNC, self._last, recall, now=now)
         if others:
             asker.rounds += 1
-            missing = {other.session for other in others}
+            missing = {other.name for other in others}
             self._barriers[self._last] = Barrier(asker, missing, then, now + PATIENCE, always)
         else:
             then(now)
@@ -98,7 +98,7 @@ class Barriers:
     def _finish(self, number: int, now: float) -> None:
         over = self._barriers.pop(number)
         over.asker.rounds -= 1
-        if over.always or self._peer_table.peers.get(over.asker.session) is over.asker:
+        if over.always or self._peer_table.sessions.get(over.asker.name) is over.asker:
             over.then(now)
 
 
@@ -138,7 +138,7 @@ class Queries:
                 peer.inline = True
                 peer_table.answer(peer, ask, None, now)
             case "lane":
-                peer_table.actions.append(OpenLane(peer.session, ask))
+                peer_table.actions.append(OpenLane(peer.name, ask))
             case "size":
                 self._barriers.start(
                     peer, lambda later: peer_table.answer(peer, ask, self._ledger.size, later), now
@@ -170,7 +170,7 @@ class Queries:
         """The figures of the ledger and of the sessions."""
         ledger = self._ledger
         helpers = [
-            ledger.producers[peer.uid].helper for peer in self._peer_table.peers.values() if peer.produces
+            ledger.producers[peer.uid].helper for peer in self._peer_table.sessions.values() if peer.produces
         ]
         return {
             "stored": ledger.stored,
@@ -185,7 +185,7 @@ class Queries:
             "maxsize": ledger.maxsize,
             "bytes": ledger.size_bytes,
             "unsettled bytes": min(ledger.lent.used, MOST_COUNTED),
-            "ends": len(self._peer_table.peers),
+            "ends": len(self._peer_table.sessions),
             "producers": helpers.count(False),
             "helpers": helpers.count(True),
             "consumers": len(ledger.consumers),
@@ -196,7 +196,9 @@ class Queries:
         }
 
     def _underway(self, what: str) -> int:
-        return min(sum(peer.underway.get(what, 0) for peer in self._peer_table.peers.values()), MOST_COUNTED)
+        return min(
+            sum(peer.underway.get(what, 0) for peer in self._peer_table.sessions.values()), MOST_COUNTED
+        )
 
     def _join(self, peer: Peer, ask: int, now: float) -> None:
         if peer.joins >= MOST_JOINS:
@@ -214,7 +216,7 @@ class Queries:
 
     def _shut_down(self, peer: Peer, ask: int, immediate: bool, now: float) -> None:
         self.shut = True
-        for other in self._peer_table.peers.values():
+        for other in self._peer_table.sessions.values():
             self._peer_table.send(other, QueueMessageType.SHUT, immediate, now=now)
 
         def answer(later: float) -> None:

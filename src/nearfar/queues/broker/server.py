@@ -26,13 +26,13 @@ from nearfar.net.failures import PAUSE, LoopFailures, service_failed
 from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import safely
 from nearfar.net.process import ProcessWatcher, Waker
-from nearfar.net.session import SessionStage
+from nearfar.net.session import SendTo, SessionStage
 from nearfar.net.validation import ProtocolErrors, shown
 from nearfar.queues import messages
 from nearfar.queues.broker.lanes import DeliverySocket, clear_lanes
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.protocol import BrokerProtocol
-from nearfar.queues.broker.sessions import CloseLane, OpenLane, SendTo
+from nearfar.queues.broker.sessions import CloseLane, OpenLane
 from nearfar.queues.broker.status import Ages, queue_status
 from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.messages import QueueFrame, QueueMessageType
@@ -146,7 +146,6 @@ class Broker:
             "trusted": access.trusted,
         }
         self._complaints = ProtocolErrors(log)
-        self._nameless = 0
         self._rings = HostRings()
         self._machine = BrokerProtocol(
             ledger,
@@ -205,8 +204,7 @@ class Broker:
         self.driver.start()
 
     def counts(self) -> dict[str, int]:
-        """The ledger's figures, the numbers of malformed messages and of messages without a name, and the
-        number of connections turned away."""
+        """The queue's figures, and the number of connections turned away."""
         return safely(self._counts)
 
     def _counts(self) -> dict[str, int]:
@@ -214,11 +212,7 @@ class Broker:
             return self._figures()
 
     def _figures(self) -> dict[str, int]:
-        return self._machine.counts() | {
-            "malformed": self._complaints.count,
-            "nameless": self._nameless,
-            "turned away": self._authenticator.turned_away,
-        }
+        return self._machine.counts() | {"turned away": self._authenticator.turned_away}
 
     def show(self, board: Board, close: Callable[[], None]) -> None:
         """Publish the status on `board` from now on; `close` is called when the hosting ends."""
@@ -402,7 +396,7 @@ class Broker:
         elif descriptor in self._watch:
             if (found := self._forget(descriptor)) is not None:
                 session, pid = found
-                self._machine.dead(session, f"process {pid} ended", time.monotonic())
+                self._machine.table.dead(session, f"process {pid} ended", time.monotonic())
         elif descriptor in self._door_wakes:
             self._next_look = 0.0  # the authenticator has a new connection or request
         elif descriptor not in self._lane_wakes and descriptor != self._waker_wakes:
@@ -428,7 +422,7 @@ class Broker:
         """Run the authenticator, and end the sessions whose key was revoked: others get their items."""
         self._next_look = now + LOOK_EVERY
         for session in self._authenticator.turn(now, self._machine.peers):
-            self._machine.expel(session, "its key was revoked", now)
+            self._machine.table.expel(session, "its key was revoked", now)
         questions = self._authenticator.questions
         if questions is not None and sockets.readable(questions):  # a request arrived while it answered
             self._next_look = 0.0
@@ -464,17 +458,19 @@ class Broker:
             ):
                 machine.receive(session, envelope, now)
         except WrongHello as error:
+            machine.table.malformed += 1
             self._complaints.note("refused a peer: %s", error, now)
-            machine.refuse(session, error.why)
+            machine.table.refuse(session, error.why)
         except sockets.Nameless:
-            self._nameless += 1
+            machine.table.nameless += 1
         except ProtocolError as error:
+            machine.table.malformed += 1
             self._complaints.note("dropped a malformed message: %s", error, now)
         except Exception:  # a bug that one peer triggers must not end the host for the others
             log.exception("a message of %s could not be processed", shown(session))
-            machine.give_up(session, "the host failed to process its message", now)
-        if machine.complaints:
-            for fault in machine.take_complaints():
+            machine.table.give_up(session, "the host failed to process its message", now)
+        if machine.table.complaints:
+            for fault in machine.table.take_complaints():
                 self._complaints.note("ended a session: %s", fault, now)
 
     def _learn_name(self, identity: bytes) -> str:
@@ -490,7 +486,7 @@ class Broker:
         """Whether there are descriptors for one more client; if so, its process is watched."""
         if self._room.lacks(self._epoll.fileno(), now):
             if self._room.refuses(now):
-                self._machine.refuse(session, self._room.REFUSAL)
+                self._machine.table.refuse(session, self._room.REFUSAL)
             return False
         descriptor = self._watch.add(session, hello.message.fields[2])
         if descriptor is not None:
@@ -580,8 +576,8 @@ class Broker:
                     self._mishaps.note(error, "cannot open a lane for a consumer now")
                     return
                 log.error("cannot open a lane for %s: %s", session, error)
-                self._machine.refuse(session, f"the host cannot open a lane for it: {error}")
-                self._machine.dead(session, "the host could not open a lane for it", now)
+                self._machine.table.refuse(session, f"the host cannot open a lane for it: {error}")
+                self._machine.table.dead(session, "the host could not open a lane for it", now)
                 return
         self._machine.lane_opened(session, ask, self._lanes[session].place, now)
 

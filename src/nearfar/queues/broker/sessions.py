@@ -1,4 +1,4 @@
-"""The broker's record of each client session, and the table of all sessions."""
+"""The broker's record of each client's session, and the table of all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple
 
-from nearfar.net.reliable import Frame
-from nearfar.net.timers import Timers
-from nearfar.queues.messages import QueueChannel, QueueFrame, QueueMessage, QueueMessageType
+from nearfar.net.session import Ended, SendTo, ServerSession, SessionTable
+from nearfar.queues.messages import QueueMessage, QueueMessageType
 from nearfar.serialization.shared_ring import KeptRing, Place
 
 MOST_ROUNDS = 1000
@@ -18,13 +17,6 @@ MOST_JOINS = 1000
 """Calls of `join` that one client may have waiting."""
 MOST_HEAVY = 16
 """Answers with dead letters that one client may leave unacked."""
-
-
-class SendTo(NamedTuple):
-    """An action: send this to a session, on its lane if it carries items."""
-
-    session: str
-    envelope: QueueFrame
 
 
 class OpenLane(NamedTuple):
@@ -43,14 +35,10 @@ class CloseLane(NamedTuple):
 Action = SendTo | OpenLane | CloseLane
 
 
-@dataclass(slots=True)
-class Peer:
-    """One session."""
+@dataclass(slots=True, eq=False)
+class Peer(ServerSession[QueueMessage]):
+    """One session. Of a client in the broker's own process, the channel only says when it was heard."""
 
-    session: str
-    uid: str
-    channel: QueueChannel
-    """Unused for a client in the broker's own process, except for when it was heard."""
     ticket: str
     """What its items come with, in ASCII; no other client learns it."""
     produces: bool = False
@@ -63,8 +51,6 @@ class Peer:
     """The earliest time at which its last message can have been sent; it may have waited here unread."""
     granted: tuple[int, int] = (0, 0)
     """Items and bytes it was granted in total, since the session began."""
-    due: float = inf
-    """When its next check is due, as set in `Timers`."""
     told_over: bool = False
     rounds: int = 0
     """Barriers that it has under way."""
@@ -95,22 +81,11 @@ class Peer:
         return (max(0, self.needs[0] - self.granted[0]), max(0, self.needs[1] - self.granted[1]))
 
 
-class PeerTable:
-    """The open sessions, and the actions collected since the last flush."""
+class PeerTable(SessionTable[Peer, QueueMessage]):
+    """The sessions of a broker. Items among its messages are sent on the lanes."""
 
-    def __init__(self) -> None:
-        self.peers: dict[str, Peer] = {}
-        self.session_of: dict[str, str] = {}
-        """The open session of each client, by the client's name."""
-        self.spoken: dict[str, Peer] = {}
-        """The sessions that sent or received something since they were last checked."""
-        self.timers: Timers[Peer] = Timers()
-        """When to check each session next."""
-        self.actions: list[Action] = []
-
-    def peer_of(self, uid: str) -> Peer | None:
-        """The present session of the client `uid`."""
-        return self.peers.get(self.session_of.get(uid, ""))
+    def __init__(self, lease: float, most: int, end: Callable[[Peer, str, Ended, float], object]) -> None:
+        super().__init__(lease, most, _refusal, QueueMessage(QueueMessageType.STRANGER), end)
 
     def send(
         self,
@@ -126,24 +101,13 @@ class PeerTable:
             peer.deliver(message)
             return
         peer.channel.send(message, now)
-        self.spoken[peer.session] = peer
-
-    def send_unnumbered(self, session: str, kind: QueueMessageType, *fields: Any) -> None:
-        """Send one of the messages that open and end a session."""
-        self.actions.append(SendTo(session, Frame(0, 0, QueueMessage(kind, fields))))
-
-    def flush(self, now: float) -> list[Action]:
-        """The actions to perform, and schedule the next check of the sessions that had some."""
-        actions, self.actions = self.actions, []
-        for name, peer in self.spoken.items():
-            for frame in peer.channel.flush(now):
-                actions.append(SendTo(name, frame))
-            if (due := peer.channel.deadline()) < peer.due:
-                self.timers.set(peer, due)
-        self.spoken.clear()
-        return actions
+        self.touched[peer.name] = peer
 
     def answer(self, peer: Peer, ask: int, value: Any, now: float) -> None:
         """Answer a question, unless the asker is gone."""
-        if self.peers.get(peer.session) is peer:
+        if self.sessions.get(peer.name) is peer:
             self.send(peer, QueueMessageType.ANSWER, ask, value, now=now)
+
+
+def _refusal(why: str) -> QueueMessage:
+    return QueueMessage(QueueMessageType.REFUSED, (why,))

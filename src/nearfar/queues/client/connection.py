@@ -16,6 +16,7 @@ from nearfar.net.process import about_me, left_behind, new_name, new_session_ste
 from nearfar.net.resources import CALLER, make_room
 from nearfar.net.session import SessionStage
 from nearfar.queues.broker.server import BUSY, Broker
+from nearfar.queues.client.consumer import LINGER
 from nearfar.queues.client.io import ClientSockets
 from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.client.session import BrokerSession
@@ -288,11 +289,14 @@ class ClientConnection:
                 if until <= now:
                     driver.wake()
                     return
+                help_first = driver is not helped and not self.machine.quiet(now)
+                helped = driver
+                if not help_first and self.machine.receiver.news():
+                    driver.wake_within(LINGER, now)
                 held = self.hold.give_up()
                 try:
-                    if driver is not helped:
+                    if help_first:
                         driver.help()
-                        helped = driver
                     driver.wait_until(partial(self._wait_is_over, ready or done, driver, leaving), until)
                 finally:
                     self.hold.take_back(held)
@@ -300,19 +304,24 @@ class ClientConnection:
             self.waiting -= 1
 
     def _wait_is_over(self, ready: Callable[[], Any], driver: Driver, leaving: bool) -> bool:
-        with self.hold:
-            if ready() or self.machine.calling.stage is SessionStage.CLOSED or (self.closed and not leaving):
-                return True
-            return self.driver is not driver  # the hosting in this process has ended
+        """Without the lock: a change after this comes with a turn, or with a call of `rouse`."""
+        return (
+            ready()
+            or self.machine.calling.stage is SessionStage.CLOSED
+            or (self.closed and not leaving)
+            or self.driver is not driver  # the hosting in this process has ended
+        )
 
     def _latest(self, now: float, deadline: float | None, leaving: bool) -> float:
         """When to stop waiting; raises if the wait must end for another reason than the deadline."""
-        machine = self.machine
-        self.check_host(now)
-        if machine.calling.stage is SessionStage.CLOSED or (self.closed and not leaving):
-            raise SystemExit if left_behind() else ValueError("the queue is closed")
-        calling = machine.calling
-        until = (now if calling.stage is SessionStage.OPEN else calling.away_since) + self._wait
+        calling = self.machine.calling
+        if calling.stage is SessionStage.OPEN and (leaving or not self.closed):
+            until = now + self._wait
+        else:
+            self.check_host(now)
+            if calling.stage is SessionStage.CLOSED or (self.closed and not leaving):
+                raise SystemExit if left_behind() else ValueError("the queue is closed")
+            until = (now if calling.stage is SessionStage.OPEN else calling.away_since) + self._wait
         return until if deadline is None else min(until, deadline)
 
     def _check_admitted(self) -> None:

@@ -8,11 +8,14 @@ could take.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, repeat
+from itertools import chain, count, repeat
 from math import inf
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from nearfar.errors import ItemError, ProtocolError, Untrusted
@@ -197,10 +200,6 @@ class AckBatch:
     answers: list[list[Any]] = field(default_factory=list)
     """Positions of items that are done, with the answers for their producers."""
 
-    def pressing(self) -> bool:
-        """True if others may wait for these outcomes."""
-        return bool(self.failed or self.unreadable or self.returned or self.answers)
-
     @property
     def ended(self) -> int:
         """How many items were done, or given up."""
@@ -228,9 +227,83 @@ def extend(ranges: Ranges, first: int, last: int = 0) -> None:
         ranges.append([first, last or first])
 
 
+class Holdings:
+    """The positions that the program holds, in ascending order, and who took each: a row for each run of
+    positions of one holder."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self) -> None:
+        self._rows: list[list[int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __len__(self) -> int:
+        return sum([last - first + 1 for first, last, _ in self._rows])
+
+    def holders(self) -> Iterator[int]:
+        """The holder of each position."""
+        return chain.from_iterable(repeat(holder, last - first + 1) for first, last, holder in self._rows)
+
+    def oldest(self, holder: int | None = None) -> int:
+        """The first position of `holder`, or else of any but holder 0; 0 if there is none."""
+        mine = (first for first, _, other in self._rows if other == holder)
+        return next(mine, 0) or next((first for first, _, other in self._rows if other), 0)
+
+    def holder_of(self, position: int) -> int | None:
+        at = self._index(position)
+        return self._rows[at][2] if at < len(self._rows) and self._rows[at][0] <= position else None
+
+    def add(self, first: int, last: int, holder: int) -> None:
+        """Add positions after all those here."""
+        rows = self._rows
+        if rows and rows[-1][2] == holder and rows[-1][1] == first - 1:
+            rows[-1][1] = last
+        else:
+            rows.append([first, last, holder])
+
+    def remove(self, first: int, last: int = 0) -> Ranges:
+        """Remove what is here of `first` to `last` (0: only `first`), and return that."""
+        rows, last = self._rows, last or first
+        at = self._index(first)
+        removed: Ranges = []
+        while at < len(rows) and rows[at][0] <= last:
+            start, stop, holder = rows[at]
+            low, high = max(start, first), min(stop, last)
+            removed.append([low, high])
+            rest = [[start, low - 1, holder]] if start < low else []
+            if high < stop:
+                rest.append([high + 1, stop, holder])
+            rows[at : at + 1] = rest
+            at += len(rest)
+        return removed
+
+    def remove_of(self, holder: int | None) -> Ranges:
+        """Remove and return what `holder` has; None: what everyone has but holder 0."""
+        rows = self._rows
+        removed = [
+            [first, last] for first, last, other in rows if other == holder or (holder is None and other)
+        ]
+        if len(removed) == len(rows):
+            rows.clear()
+        else:
+            rows[:] = [row for row in rows if row[2] != holder and (holder is not None or not row[2])]
+        return removed
+
+    def _index(self, position: int) -> int:
+        """The index of the first row that does not end before `position`."""
+        rows = self._rows
+        if not rows or position <= rows[0][1]:
+            return 0
+        return bisect_left(rows, position, key=itemgetter(1))
+
+
 MOST_AHEAD = 2000
 """Items that may be in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
+HEAVY = 1024 * 1024
+"""Bytes taken after which a report is sent at once."""
 HEAVIEST = 512 * 1024
 """Bytes of items after which no further batch is decoded in advance: recently used memory is in the cache."""
 FEW = 16
@@ -250,8 +323,8 @@ class ItemReceiver:
     waiters: int = 0
     """Items that calls of the program wait for now."""
     buffered: int = 0
-    hands: dict[int, int] = field(default_factory=dict)
-    """The positions that the program holds, oldest first, and the thread that took each."""
+    hands: Holdings = field(default_factory=Holdings)
+    """The positions that the program holds; the holder is a thread, or 0 for a delivery."""
     session: int = 0
     hand: Hand = field(default_factory=Hand)
     rings: ReadRings = field(default_factory=ReadRings)
@@ -272,28 +345,41 @@ class ItemReceiver:
     _last: int = 0
     _ack_batch: AckBatch = field(default_factory=AckBatch)
     told_taken: int = 0
+    told_at: float = 0.0
+    """When the broker was last told everything."""
+    few: int = MOST_AHEAD
+    """Takes of which the broker must be told at once, as they free much of the room that puts may wait for;
+    half of the buffer, without a bound."""
+    little: int = HEAVY
+    """The same in bytes."""
     _told_window: int = 0
     _pace: RateEstimator = field(default_factory=RateEstimator)
 
-    @property
-    def next_position(self) -> int:
-        """The position of the next item to come."""
-        return self._last + 1
+    def bound(self, maxsize: int, maxbytes: int) -> None:
+        """Tell of takes in time for the puts to a queue with these bounds (0: none)."""
+        if maxsize:
+            self.few = min(self.few, -(-maxsize // 8))
+        if maxbytes:
+            self.little = min(self.little, -(-maxbytes // 8))
 
     # -- from the broker -------------------------------------------------------------------------
 
     def lend(self, position: int, count: int, attempt: int, body: bytes | Place) -> None:
-        """Store a batch in the buffer."""
-        self._buffer.append(DeliveredBatch(position, count, attempt, body, weight=len(body)))
-        self._last = position + count - 1
+        """Store a batch in the buffer. Raises `ProtocolError` if another position is the next one."""
+        if position != self._last + 1:
+            raise ProtocolError(f"item {position} comes where {self._last + 1} is next")
+        size = len(body)
+        self._buffer.append(DeliveredBatch(position, count, attempt, body, None, 0, size))
+        self._last += count
         self.buffered += count
-        self.average = len(body) // count
+        self.average = size // count
         self.due = max(FEW, self.buffered // 2)
 
     def at_hand(self) -> bool:
         """Whether there are items in the buffer; withdraws those that could be taken without the lock."""
-        self._collect_if_needed()
-        return self._next() is not None
+        if self.chunk is not None or self.hand.acks:
+            self.collect()
+        return bool(self._buffer) and self._next() is not None
 
     def waited(self, since: float, now: float) -> None:
         """Exclude a wait of the program from its rate."""
@@ -306,7 +392,8 @@ class ItemReceiver:
 
         Raises the error of decoding the item, once: the item becomes a dead letter.
         """
-        self._collect_if_needed()
+        if self.chunk is not None or self.hand.acks:
+            self.collect()
         delivered_batch = self._next()
         if delivered_batch is None:
             return None
@@ -318,7 +405,7 @@ class ItemReceiver:
             extend(self._ack_batch.unreadable, position)
             unpickling = isinstance(item.error, ItemError) and item.error.__cause__
             raise unpickling or item.error
-        self.hands[position] = thread
+        self.hands.add(position, position, thread)
         return DeliveredItem(position, item, delivered_batch.attempt, self.session)
 
     def hand_out(self, holder: int, thread: int, most: int, *, settles: bool, whole: bool) -> None:
@@ -353,7 +440,7 @@ class ItemReceiver:
         if not items:
             return
         first, size = self._buffer[0].position, len(items)
-        holding = self.taken if settles and self.hands.get(self.taken) == holder else 0
+        holding = self.taken if settles and self.hands.holder_of(self.taken) == holder else 0
         self.chunk = chunk = DeliveredChunk(self.session, first, deque(items), size, holder, settles, holding)
         portion = (thread, chunk.items, chunk)
         if whole:
@@ -370,16 +457,21 @@ class ItemReceiver:
             self._count_acks()
 
     def _count_acks(self) -> None:
-        acks, hands, done = self.hand.acks, self.hands, self._ack_batch.done
+        acks, number = self.hand.acks, self.session
         some = acks[:]
         del acks[: len(some)]
+        first, last = 0, -1
         for position, _, _, session in some:
-            if session == self.session and hands.pop(position, None) is not None:
-                if done and done[-1][1] == position - 1:
-                    done[-1][1] = position
+            if session == number:
+                if position == last + 1:
+                    last = position
                 else:
-                    done.append([position, position])
-        self.rests = not hands and not self.buffered
+                    if first:
+                        self._done(first, last)
+                    first = last = position
+        if first:
+            self._done(first, last)
+        self.rests = not self.hands and not self.buffered
 
     def collect(self) -> None:
         """As `count`, and withdraw the items that were handed out and not taken."""
@@ -399,12 +491,12 @@ class ItemReceiver:
         first, last = chunk.first + chunk.counted, chunk.first + taken - 1
         chunk.counted = taken
         if not chunk.settles:
-            self.hands.update(dict.fromkeys(range(first, last + 1), chunk.holder))
+            self.hands.add(first, last, chunk.holder)
         else:
             self._done(chunk.holding)
             if last > first:
                 extend(self._ack_batch.done, first, last - 1)
-            self.hands[last] = chunk.holder
+            self.hands.add(last, last, chunk.holder)
             chunk.holding = last
         self._step(last - first + 1)
 
@@ -417,7 +509,7 @@ class ItemReceiver:
             return 0, []
         position, count = delivered_batch.position, min(most, delivered_batch.count)
         items = delivered_batch.items[delivered_batch.at : delivered_batch.at + count]  # type: ignore[index]
-        self.hands.update(dict.fromkeys(range(position, position + count), thread))
+        self.hands.add(position, position + count - 1, thread)
         self._step(count)
         self._pace.time(now)
         return position, items
@@ -425,13 +517,11 @@ class ItemReceiver:
     def let_go(self, position: int) -> None:
         """Return the item at `position`, which never reached the caller."""
         self.count()
-        if self.hands.pop(position, None) is not None:
-            self._ack_batch.returned.append([position, position])
+        self._ack_batch.returned += self.hands.remove(position)
 
     def next_is_unreadable(self) -> bool:
         """True if the next `take` will raise."""
-        self._collect_if_needed()
-        delivered_batch = self._next()
+        delivered_batch = self._next() if self.at_hand() else None
         if delivered_batch is None:
             return False
         return isinstance(delivered_batch.items[delivered_batch.at], Unreadable)  # type: ignore[index]
@@ -448,34 +538,27 @@ class ItemReceiver:
         self.count()
         if answer is None:
             self._done(position)
-        elif self.hands.pop(position, None) is not None:
+        elif self.hands.remove(position):
             self._ack_batch.answers.append([position, answer])
         self.rests = not self.hands and not self.buffered
 
-    def _done(self, position: int) -> None:
-        if self.hands.pop(position, None) is not None:
-            extend(self._ack_batch.done, position)
+    def _done(self, first: int, last: int = 0) -> None:
+        for low, high in self.hands.remove(first, last):
+            extend(self._ack_batch.done, low, high)
 
     def done_by(self, holder: int | None) -> None:
         """Ack everything that `holder` took; None: everything except what holder 0 took."""
-        self._collect_if_needed()
-        hands = self.hands
-        mine = [p for p, h in hands.items() if h == holder or (holder is None and h)]
-        for position in mine:
-            del hands[position]
-        if mine and mine[-1] - mine[0] == len(mine) - 1:
-            extend(self._ack_batch.done, mine[0], mine[-1])
-        else:
-            for position in mine:
-                extend(self._ack_batch.done, position)
+        if self.chunk is not None or self.hand.acks:
+            self.collect()
+        if self.hands:
+            for first, last in self.hands.remove_of(holder):
+                extend(self._ack_batch.done, first, last)
 
     def done_oldest(self, holder: int) -> bool:
         """Ack the oldest item of `holder`, or else of any but holder 0; False if there is none."""
         self.count()
-        mine = (p for p, h in self.hands.items() if h == holder)
-        anyones = (p for p, h in self.hands.items() if h)
-        oldest = next(mine, None) or next(anyones, None)
-        if oldest is None:
+        oldest = self.hands.oldest(holder)
+        if not oldest:
             return False
         self.done(oldest)
         return True
@@ -483,7 +566,7 @@ class ItemReceiver:
     def fail(self, position: int) -> None:
         """Nack an item."""
         self.count()
-        if self.hands.pop(position, None) is not None:
+        if self.hands.remove(position):
             extend(self._ack_batch.failed, position)
 
     def give_back(self) -> None:
@@ -500,11 +583,13 @@ class ItemReceiver:
         """How many items may be in the buffer."""
         if self.closed:
             return 0
-        if self._pace.untimed:
-            self._pace.time(now)
-        if now - self._pace.since >= PAUSE:
+        pace = self._pace
+        if pace.untimed:
+            pace.time(now)
+        if now - pace.since >= PAUSE:
             return self.waiters
-        return max(self.waiters, min(MOST_AHEAD, int(AHEAD / max(self._pace.seconds, 1e-6))))
+        ahead = int(AHEAD / pace.seconds) if pace.seconds > AHEAD / MOST_AHEAD else MOST_AHEAD
+        return ahead if ahead > self.waiters else self.waiters
 
     def untold(self) -> int:
         """How many items the program took whose outcome was not reported."""
@@ -512,16 +597,43 @@ class ItemReceiver:
 
     def news(self) -> bool:
         """True if there is something to report, apart from the window."""
-        return self.taken != self.told_taken or bool(self._ack_batch.done) or self._ack_batch.pressing()
+        batch = self._ack_batch
+        return bool(
+            self.taken != self.told_taken
+            or batch.done
+            or batch.failed
+            or batch.unreadable
+            or batch.returned
+            or batch.answers
+        )
 
-    def pressing(self, now: float) -> bool:
-        """True if a report is due now: the broker might lend too few or too many items, or others wait."""
-        told, untold = self._told_window, self.taken - self.told_taken
-        if self.rests or told - untold < max(self.waiters, told // 2):
+    def takes_press(self) -> bool:
+        """True if takes must be reported now."""
+        untold = self.taken - self.told_taken
+        return (
+            untold >= self.due
+            or untold >= self.few
+            or self.heavy >= self.little
+            or untold * self.average >= self.little
+        )
+
+    def report_is_due(self, now: float) -> bool:
+        """True if a report is due now: the broker might lend too few or too many items, or others wait for
+        what was taken or settled, or a report has waited for long enough."""
+        told, waiters, batch = self._told_window, self.waiters, self._ack_batch
+        rest = told + self.told_taken - self.taken
+        if self.rests or rest < waiters or rest < told // 2:
             return True
+        if batch.failed or batch.unreadable or batch.returned or batch.answers:
+            return True
+        if self.taken == self.told_taken and not batch.done:
+            self.told_at = now
+        elif now >= self.told_at + LINGER or self.takes_press():
+            return True
+        if told <= waiters:
+            return False
         window = self.window(now)
-        wide = window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
-        return wide or self._ack_batch.pressing()
+        return window * 2 < told or (window < told and now - self._pace.since >= PAUSE)
 
     def idle_items(self) -> bool:
         """True if the buffer has more items than the program waits for."""
@@ -532,15 +644,16 @@ class ItemReceiver:
         self._pace.time(now)
         return now - self._pace.since >= PAUSE and self.idle_items()
 
-    def due_at(self, told_at: float, *, pauses: bool) -> float:
-        """When something is due, if nothing happens: a report, the last complete one having been at
-        `told_at`, or with `pauses`, a smaller window because the program paused."""
+    def due_at(self, *, pauses: bool) -> float:
+        """When something is due, if nothing happens: a report, or with `pauses`, a smaller window because the
+        program paused."""
         when = inf
         chunk = self.chunk
         if (chunk is not None and chunk.items) or self.news():  # what is taken without the lock is reported
-            when = told_at + LINGER
+            when = self.told_at + LINGER
         if pauses and (self.buffered > self.waiters or self._told_window > self.waiters):
-            when = min(when, self._pace.since + PAUSE)
+            paused = self._pace.since + PAUSE
+            return paused if paused < when else when
         return when
 
     def report(self, now: float, ask: int = 0) -> QueueMessage | None:
@@ -548,16 +661,12 @@ class ItemReceiver:
         window = self.window(now)
         if not (ask or window != self._told_window or self.news()):
             return None
-        self.told_taken, self._told_window = self.taken, window
+        self.told_taken, self._told_window, self.told_at = self.taken, window, now
         self.heavy, self.rests = 0, False
         self.due = max(FEW, self.buffered // 2)
         return QueueMessage(
             QueueMessageType.REPORT, (window, WINDOW_BYTES, ask, self.taken, *self._ack_batch.take())
         )
-
-    def _collect_if_needed(self) -> None:
-        if self.chunk is not None or self.hand.acks:
-            self.collect()
 
     def _next(self) -> DeliveredBatch | None:
         """The batch with the next item, decoded; None if the buffer is empty."""

@@ -27,6 +27,8 @@ from nearfar.queues.messages import QueueFrame
 
 log = logging.getLogger(__name__)
 
+_CLOSED = SessionStage.CLOSED  # looked up once: it is compared in every turn
+
 DRAIN = 256
 """Messages read from one socket before they are processed."""
 
@@ -86,35 +88,50 @@ class ClientSockets:
             return ()
 
     def turn(self, events: Events) -> bool:
+        """Read, pass what came to the machine, and perform its actions, until nothing more arrives; returns
+        whether anything did. Without `events`, only what is known to be unread is read."""
+        machine, came = self._machine, False
         try:
-            return not self._epoll.closed and self._turn(events)
+            if self._epoll.closed:
+                return False
+            for descriptor, _ in events:
+                source = self._sources.get(descriptor)
+                if source is None:
+                    self._waker.clear()
+                else:
+                    self._unread.add(source)
+            while True:
+                heard = self._read_all() if self._unread else []
+                # After reading: a connection to an impostor at the address is detected before its messages.
+                now = time.monotonic()
+                turned_away = self._look(now) if now >= self._look_next else ""
+                with self._hold:
+                    if turned_away:
+                        machine.turned_away(turned_away, now)
+                    else:
+                        for envelope in heard:
+                            machine.receive(envelope, now)
+                    actions = machine.act(now)
+                    self.due = machine.deadline(now)
+                if heard or turned_away:
+                    came = True
+                    if self._on_change is not None:
+                        self._on_change()
+                for action in actions:
+                    self._act(action)
+                if self._control_used and self._control is not None:
+                    self._control_used = False
+                    if sockets.readable(self._control.socket):  # sending cleared the signal of new messages
+                        self._unread.add(self._control)
+                if machine.calling.stage is _CLOSED:
+                    self.over = not self._sources
+                    return came
+                if not self._unread:
+                    return came
         except sockets.FAILURES as error:
             self._mishaps.pause(error)
             self.due = 0.0
             return True
-
-    def _turn(self, events: Events) -> bool:
-        """Perform actions and read, until nothing more arrives; returns whether anything did."""
-        came = False
-        for descriptor, _ in events:
-            if descriptor not in self._sources:
-                self._waker.clear()
-        while True:
-            control, lane = self._read_all(events)
-            events = ()
-            # After reading: so a connection to an impostor at the address is detected before its messages.
-            now = time.monotonic()
-            turned_away = self._look(now) if now >= self._look_next else ""
-            came |= bool(control or lane or turned_away)
-            for action in self._decide(control, lane, turned_away):
-                self._act(action)
-            if self._control_used and self._control is not None:
-                self._control_used = False
-                if sockets.readable(self._control.socket):  # sending cleared the signal of new messages
-                    self._unread.add(self._control)
-            if self._machine.calling.stage is SessionStage.CLOSED or not self._unread:
-                self.over = self._machine.calling.stage is SessionStage.CLOSED and not self._sources
-                return came
 
     def end(self, error: BaseException | None) -> None:
         if error is not None:
@@ -127,22 +144,6 @@ class ClientSockets:
             self._machine.calling.stage = SessionStage.CLOSED
         self.over = True
 
-    def _decide(self, control: list[QueueFrame], lane: list[QueueFrame], turned_away: str) -> list[Action]:
-        """Pass received messages to the machine; returns the actions to perform."""
-        machine = self._machine
-        with self._hold:
-            now = time.monotonic()
-            if turned_away:
-                machine.turned_away(turned_away, now)
-            else:
-                for envelope in control + lane:
-                    machine.receive(envelope, now)
-            actions = machine.act(now)
-            self.due = machine.deadline(now)
-        if (control or lane or turned_away) and self._on_change is not None:
-            self._on_change()
-        return actions
-
     # -- the sockets -----------------------------------------------------------------------------
 
     def _look(self, now: float) -> str:
@@ -152,21 +153,17 @@ class ClientSockets:
         self._look_next = min([each.look_next for each in dialed], default=0.0)
         return next(filter(None, looks), "")
 
-    def _read_all(self, events: Events) -> tuple[list[QueueFrame], list[QueueFrame]]:
-        """The messages received on the control socket and on the lane."""
-        for descriptor, _ in events or self._epoll.poll(0):
-            if descriptor in self._sources:
-                self._unread.add(self._sources[descriptor])
-        found: tuple[list[QueueFrame], list[QueueFrame]] = ([], [])
-        if self._unread:
-            for heard, dialed in zip(found, (self._control, self._lane), strict=True):
-                if dialed is not None and dialed in self._unread:
-                    self._read(dialed, heard)
-        return found
+    def _read_all(self) -> list[QueueFrame]:
+        """The messages received on the control socket, then those on the lane."""
+        heard: list[QueueFrame] = []
+        for dialed in (self._control, self._lane):
+            if dialed in self._unread:
+                self._read(dialed, heard)
+        return heard
 
     def _read(self, dialed: Connection, heard: list[QueueFrame]) -> None:
         socket = dialed.socket
-        while len(heard) < DRAIN:
+        for _ in range(DRAIN):
             try:
                 heard.append(messages.unpack(sockets.receive(socket, 1, small=sockets.COPIED)))
             except zmq.Again:

@@ -170,16 +170,18 @@ class PutBuffer:
         return items
 
 
-def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, Encoded]]:
+def packed(items: list[Any], most: int, size: int) -> list[tuple[int, Encoded]]:
     """`items` of a put buffer, concatenated, as (count, body): each with up to `most` items and about `size`
     bytes."""
     types = set(map(type, items))
-    sized = items if types <= _SIZED else [item for item in items if type(item) is bytes]
-    if Packed not in types and max(map(len, sized), default=0) < LONG:
-        for start in range(0, len(items), most):
-            chunk = items[start : start + most]
-            yield len(chunk), encode_leaves(chunk)
-        return
+    if Packed not in types:
+        sized = items if types <= _SIZED else [item for item in items if type(item) is bytes]
+        if not sized or max(map(len, sized)) < LONG:
+            if len(items) <= most:
+                return [(len(items), encode_leaves(items))]
+            chunks = [items[start : start + most] for start in range(0, len(items), most)]
+            return [(len(chunk), encode_leaves(chunk)) for chunk in chunks]
+    found: list[tuple[int, Encoded]] = []
     pieces: list[bytes] = []
     count = total = 0
     for item in items:
@@ -189,13 +191,14 @@ def packed(items: list[Any], most: int, size: int) -> Iterator[tuple[int, Encode
             some = [item if type(item) is Packed else encode(item, trusted=False)]
         length = sum(map(len, some))
         if count and (count >= most or total + length > size):
-            yield count, Parts(pieces, total)
+            found.append((count, Parts(pieces, total)))
             pieces, count, total = [], 0, 0
         pieces += some
         count += 1
         total += length
     if count:
-        yield count, Parts(pieces, total)
+        found.append((count, Parts(pieces, total)))
+    return found
 
 
 def _some(room: Iterator[int], units: int) -> Iterator[int]:
@@ -474,13 +477,15 @@ class ItemSender:
         items, size = self._received[0] - self._room[0], self._received[1] - self._room[1]
         return CreditRequest(items, size, 0)
 
-    def messages(self) -> Iterator[QueueMessage]:
+    def messages(self) -> list[QueueMessage]:
         """PUT messages for all that was admitted and not sent."""
         self._clear_put_buffer()
+        made: list[QueueMessage] = []
         while self._fresh:
             fresh = self._fresh.popleft()
             first, count, body, to = fresh.first, fresh.count, fresh.body, fresh.to
-            parts, size = [*item_codec.pieces(body)], len(body)
+            size = len(body)
+            parts = [*body.pieces] if isinstance(body, Parts) else [body]
             while self._fresh and count < BATCH_ITEMS:
                 fresh = self._fresh[0]
                 more, body = fresh.count, fresh.body
@@ -496,9 +501,10 @@ class ItemSender:
             sent = place or (b"".join(parts) if len(parts) > 1 else parts[0])
             self._firsts.append(first)
             self._batches[first] = InFlight(first, count, sent, to, [(first, first + count - 1)])
-            yield QueueMessage(QueueMessageType.PUT, (first, count, to), sent)
+            made.append(QueueMessage(QueueMessageType.PUT, (first, count, to), sent))
         if not (self.entries or self._again):
             self._open_put_buffer()
+        return made
 
     def _place(self, parts: list[bytes], size: int) -> Place | None:
         """Share the items of a message; None if they must be sent."""
@@ -631,7 +637,8 @@ class ItemSender:
 
     def _clear_put_buffer(self) -> None:
         """Number the items of the put buffer, which were admitted when they were added."""
-        for count, body in packed(self.put_buffer.clear(), BATCH_ITEMS, BATCH_BYTES):
+        items = self.put_buffer.clear()
+        for count, body in packed(items, BATCH_ITEMS, BATCH_BYTES) if items else ():
             self._use_room(count, len(body))
             self._fresh.append(Unsent(self.last + 1, count, body, None))
             self.last += count

@@ -5,8 +5,7 @@ the broker's own process has no sockets: its one session is open from the beginn
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -17,6 +16,7 @@ from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.client.consumer import Hand, ItemReceiver
 from nearfar.queues.client.producer import ItemSender
 from nearfar.queues.client.session import (
+    HANDLERS,
     Action,
     BrokerSession,
     Close,
@@ -153,16 +153,21 @@ class ClientProtocol:
     def receive(self, envelope: QueueFrame, now: float) -> None:
         """Process a message."""
         kind = envelope.message.kind
+        session, channel = self.session, self.calling.talk
         if kind is QueueMessageType.WELCOME:
             self._welcome(envelope.message, now)
         elif kind is QueueMessageType.REFUSED:
             self._refuse(envelope.message.fields[0])
-        elif self.session is None or (talk := self.calling.open_talk()) is None:
+        elif session is None or channel is None or self.calling.stage is not _OPEN:
             return
         elif kind is QueueMessageType.STRANGER:
             self.calling.begin(now)
         else:
-            self._handle(self.session, partial(self.session.hear, talk, envelope, now))
+            received = channel.out.received
+            ready = channel.hear(envelope, now)
+            if channel.out.received > received:
+                self.sender.acked(channel.out.received)
+            self._handle(session, ready)
 
     def receive_local(self, now: float) -> bool:
         """Process what the broker in this process has sent; returns whether there was anything."""
@@ -175,7 +180,7 @@ class ClientProtocol:
             if message.kind is QueueMessageType.REFUSED:
                 self._refuse(message.fields[0])
             elif self.calling.stage is _OPEN:
-                self._handle(session, partial(session.handle, message))
+                self._handle(session, (message,))
         return True
 
     def turned_away(self, why: str, now: float) -> None:
@@ -209,6 +214,11 @@ class ClientProtocol:
             self.tick(now)
         return self.flush(now)
 
+    def quiet(self, now: float) -> bool:
+        """Whether `act` has nothing to do or to send now."""
+        session = self.session
+        return now < self._due and session is not None and session.quiet(now)
+
     def flush(self, now: float) -> list[Action]:
         """All actions to perform."""
         if self.calling.stage is _OPEN and self.session is not None:
@@ -219,7 +229,7 @@ class ClientProtocol:
         """When to call `act` next."""
         when = self.calling.deadline(now)
         if self.calling.stage is _OPEN and self.session is not None:
-            when = min(when, self.session.deadline())
+            when = min(when, self.receiver.due_at(pauses=not self.session.fence))
             if self.leaving:
                 when = min(when, self._farewell())
             self._due = min(when, now + self.session.lease / 10)
@@ -234,9 +244,11 @@ class ClientProtocol:
         if self.session is not None:
             self.session.receiver.give_back()
 
-    def _handle(self, session: BrokerSession, handle: Callable[[], None]) -> None:
+    def _handle(self, session: BrokerSession, ready: Sequence[QueueMessage]) -> None:
+        """Process messages that are next in order."""
         try:
-            handle()
+            for message in ready:
+                HANDLERS[message.kind](session, message)
         except ProtocolError as error:
             self._refuse(f"its host broke the protocol: {error}")
             return
@@ -260,12 +272,13 @@ class ClientProtocol:
         """Begin a session in which messages travel on `line`."""
         facts = {**facts, "trusted": facts["trusted"] and self._trusts}
         self.receiver = receiver = ItemReceiver(
-            trusted=facts["trusted"], hand=self.hand, session=self.calling.number
+            trusted=facts["trusted"], hand=self.hand, session=self.calling.number, told_at=now
         )
+        receiver.bound(facts["maxsize"], facts["maxbytes"])
         if self.session is not None:
             receiver.waiters = self.session.receiver.waiters
             self.session.receiver.rings.close()
-            self.superseded += self.session.receiver.hands.values()
+            self.superseded += self.session.receiver.hands.holders()
             superseded = self.session.receiver.untold()
             if superseded and facts["epoch"] == self.facts["epoch"]:
                 self.asks.add(QueueMessageType.ASK, "late", superseded)

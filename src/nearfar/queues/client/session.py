@@ -11,13 +11,12 @@ from nearfar.errors import ProtocolError
 from nearfar.net.session import Connect, SendMessage
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import Peer
-from nearfar.queues.client.consumer import LINGER, ItemReceiver
-from nearfar.queues.client.producer import ANY, MUCH, CreditRequest, ItemSender
+from nearfar.queues.client.consumer import ItemReceiver
+from nearfar.queues.client.producer import MUCH, CreditRequest, ItemSender
 from nearfar.queues.limits import Claim, Grant
 from nearfar.queues.messages import (
     MOST_CLAIMS,
     QueueChannel,
-    QueueFrame,
     QueueMessage,
     QueueMessageType,
     place,
@@ -129,13 +128,11 @@ class LocalLine:
     def close(self) -> None:
         """The client has ended this session."""
         peer = self._peer
-        self._broker.dead(peer.session, f"{peer.uid} left without a goodbye", peer.channel.heard)
+        self._broker.table.dead(peer.name, "it left without a goodbye", peer.channel.heard)
 
 
 FAILED = 5
 """The field of a REPORT that lists failed items."""
-HEAVY = 1024 * 1024
-"""Bytes taken after which a report is sent at once."""
 
 
 @dataclass(slots=True)
@@ -185,14 +182,13 @@ class BrokerSession:
         self._lane_ask = 0
         self._lane_open = False
         self._ring_ask = 0
-        self._fence = 0
+        self.fence = 0
+        """The number of the request with which unused items are returned, while it is unanswered; else 0."""
         self._told_need: CreditRequest | None = None
         self._rounds: list[tuple[int, bool]] = []
         self._last_failure = 0
         self._failed_since_report = False
         self._said_bye = False
-        self._told_at = now
-        """The time of the last complete report to the broker."""
         self.claims: list[Sequence[Claim]] = []
         """Claims of shared limits that were not sent yet."""
         self.grants: list[Grant] = []
@@ -205,19 +201,6 @@ class BrokerSession:
         asks.again()
 
     # -- events ----------------------------------------------------------------------------------
-
-    def hear(self, channel: QueueChannel, envelope: QueueFrame, now: float) -> None:
-        """Process a message that arrived from the broker over sockets, in the `channel` of this session."""
-        received = channel.out.received
-        ready = channel.hear(envelope, now)
-        if channel.out.received > received:
-            self._sender.acked(channel.out.received)
-        for message in ready:
-            self.handle(message)
-
-    def handle(self, message: QueueMessage) -> None:
-        """Process the next message of the broker."""
-        _HANDLERS[message.kind](self, message)
 
     def tick(self, now: float) -> None:
         """Return items that are not taken."""
@@ -234,16 +217,19 @@ class BrokerSession:
         """True if no more items will come: after a shutdown, or, if `counted`, once every producer left."""
         return self.shut_immediately or (self.over and (self.shut or counted))
 
-    def takes_press(self) -> bool:
-        """True if takes must be reported now: they are many, or they free much of the room that puts may wait
-        for."""
-        receiver = self.receiver
-        untold = receiver.taken - receiver.told_taken
-        if untold and self._sender.bounded:
-            size = max(receiver.heavy, untold * receiver.average)
-            if untold * 8 >= (self.facts["maxsize"] or ANY) or size * 8 >= (self.facts["maxbytes"] or ANY):
-                return True
-        return untold >= receiver.due or receiver.heavy >= HEAVY
+    def quiet(self, now: float) -> bool:
+        """Whether `flush` has nothing to send now, apart from what `due_at` waits for."""
+        sender, receiver, joined = self._sender, self.receiver, self._joined
+        return not (
+            self._asks.any_unsent
+            or self._rounds
+            or self.claims
+            or receiver.blind
+            or (sender.bounded and joined[0])
+            or not sender.idle
+            or joined != (self._roles.produces, self._roles.consumes)
+            or (joined[1] and receiver.report_is_due(now))
+        )
 
     def flush(self, now: float, *, leaving: bool) -> None:
         """Send what there is to send: items first, so that requests arrive after them."""
@@ -258,10 +244,12 @@ class BrokerSession:
             self._ask(now)  # before the items are returned
         if roles.consumes is not self._joined[1] or roles.produces is not self._joined[0]:
             self._join(now)
-        if roles.produces:
+        if roles.produces and (self._sender.bounded or not self._sender.idle):
             self._put(now)
-        if self._lane_open:
-            self._report(now, all_=leaving or bool(self._rounds) or self._asks.any_unsent)
+        if self._lane_open and (
+            receiver.report_is_due(now) or leaving or self._rounds or self._asks.any_unsent
+        ):
+            self._report(now)
         if self._asks.any_unsent:
             self._ask(now)
         if self._rounds:
@@ -271,10 +259,6 @@ class BrokerSession:
         if leaving and not self._said_bye and self._sender.idle:
             self._said_bye = True
             self.line.send(QueueMessage(QueueMessageType.BYE), now)
-
-    def deadline(self) -> float:
-        """When to call `tick` and `flush` next, besides those of the line."""
-        return self.receiver.due_at(self._told_at, pauses=not self._fence)
 
     # -- to the broker ---------------------------------------------------------------------------
 
@@ -328,18 +312,8 @@ class BrokerSession:
         else:
             self.line.send(QueueMessage(QueueMessageType.NEED, (*need, *self._sender.spare(), ask)), now)
 
-    def _report(self, now: float, *, all_: bool) -> None:
-        """Send the reports that are due, or `all_`."""
-        receiver = self.receiver
-        if not receiver.news():
-            self._told_at = now
-        elif now >= self._told_at + LINGER:
-            all_ = True
-        if not (
-            all_ or receiver.pressing(now) or (receiver.taken != receiver.told_taken and self.takes_press())
-        ):
-            return
-        self._told_at = now
+    def _report(self, now: float) -> None:
+        """Send all reports."""
         while (message := self.receiver.report(now)) is not None:
             number = self.line.send(message, now)
             if message.fields[FAILED]:
@@ -376,7 +350,7 @@ class BrokerSession:
             spare = self._sender.spare() if recall and not self._sender.entries else (0, 0)
             self.line.send(QueueMessage(QueueMessageType.SYNCED, (number, *spare)), now)
         if self._rounds:
-            self._report(now, all_=True)
+            self._report(now)
             self._ask(now)
 
     def _close_window(self) -> None:
@@ -384,16 +358,14 @@ class BrokerSession:
 
         The answer to the fence arrives after everything that the broker lent before it saw the closed window.
         """
-        if not self._fence:
+        if not self.fence:
             self.receiver.closed = True
-            self._fence = self._asks.add(QueueMessageType.ASK, "fence")
+            self.fence = self._asks.add(QueueMessageType.ASK, "fence")
 
     # -- from the broker -------------------------------------------------------------------------
 
     def _lend(self, message: QueueMessage) -> None:
         position, count, attempt = message.fields
-        if position != self.receiver.next_position:
-            raise ProtocolError(f"item {position} comes where {self.receiver.next_position} is next")
         self.receiver.lend(position, count, attempt, message.body or b"")
         if self.shut_immediately:
             self.receiver.give_back()
@@ -420,8 +392,8 @@ class BrokerSession:
             self._act(ConnectLane(value))
         elif ask == self._ring_ask:
             self._sender.places = value is True
-        elif ask == self._fence:
-            self._fence = 0
+        elif ask == self.fence:
+            self.fence = 0
             self.receiver.closed = self.shut_immediately
             self.receiver.give_back()
         self._asks.answer(ask, value)
@@ -456,7 +428,7 @@ def _ignore(session: BrokerSession, message: QueueMessage) -> None:
     """Ignore a message type that only a client sends."""
 
 
-_HANDLERS: dict[QueueMessageType, Callable[[BrokerSession, QueueMessage], None]] = dict.fromkeys(
+HANDLERS: dict[QueueMessageType, Callable[[BrokerSession, QueueMessage], None]] = dict.fromkeys(
     QueueMessageType, _ignore
 ) | {
     QueueMessageType.LEND: BrokerSession._lend,

@@ -145,7 +145,8 @@ class ConsumerCalls:
             or not machine.roles.consumes
         ):
             self._client.open(consumes=True)
-        if self._client.session.shut_immediately:
+        assert machine.session is not None
+        if machine.session.shut_immediately:
             raise ShutDown
         if not machine.receiver.at_hand():
             self._await_items(machine, most, block, deadline, to_the_end)
@@ -171,15 +172,17 @@ class ConsumerCalls:
     def _await_items(
         self, machine: ClientProtocol, most: int, block: bool, deadline: float | None, to_the_end: bool
     ) -> None:
+        def ready() -> bool:
+            return machine.receiver.buffered > 0 or self._client.session.ended(counted=to_the_end)
+
+        def done() -> bool:
+            return ready() and (machine.receiver.at_hand() or ready())
+
         since = time.monotonic()
         machine.receiver.waiters += most
         try:
             if block:
-                self._client.wait_until(
-                    lambda: machine.receiver.at_hand() or self._client.session.ended(counted=to_the_end),
-                    deadline,
-                    ready=lambda: machine.receiver.buffered or self._client.session.ended(counted=to_the_end),
-                )
+                self._client.wait_until(done, deadline, ready=ready)
             else:
                 self._client.ask_now(
                     QueueMessageType.REPORT,
@@ -231,12 +234,9 @@ class ConsumerCalls:
         Takes may be collected for a moment, but not until the buffer is empty, nor if they free much of the
         room that puts may wait for.
         """
-        session, driver = machine.session, self._client.driver
-        assert session is not None
-        assert driver is not None
-        if session.takes_press():
+        if machine.receiver.takes_press():
             return True
-        driver.wake_within(LINGER, time.monotonic())
+        self._client.need_driver().wake_within(LINGER, time.monotonic())
         return False
 
     def _hand_out(self, machine: ClientProtocol, holder: int, settles: bool, *, told: bool) -> None:
@@ -249,12 +249,8 @@ class ConsumerCalls:
 
     def _step(self, machine: ClientProtocol, untold: int) -> int:
         """The number of takes until the next check whether to report them; `untold` are not reported yet."""
-        receiver, facts = machine.receiver, machine.facts
-        most = receiver.due
-        if facts["maxsize"]:
-            most = min(most, facts["maxsize"] // 8)
-        if facts["maxbytes"] and receiver.average:
-            most = min(most, facts["maxbytes"] // (8 * receiver.average))
+        receiver = machine.receiver
+        most = min(receiver.due, receiver.few, receiver.little // (receiver.average or 1))
         return max(1, most - untold)
 
     def tell_of_acks(self) -> None:
