@@ -31,6 +31,7 @@ class Ends(Protocol):
     def get(self) -> Any: ...
     def put_many(self, items: list[Any]) -> None: ...
     def get_many(self, most: int) -> list[Any]: ...
+    def get_and_ack(self) -> Any: ...
     def leave(self) -> None: ...
 
 
@@ -44,7 +45,7 @@ class Standard:
     def __init__(self, maxsize: int) -> None:
         self._queue = FORK.Queue(maxsize)
         self.put = self._queue.put
-        self.get = self._queue.get
+        self.get = self.get_and_ack = self._queue.get
 
     def put_many(self, items: list[Any]) -> None:
         for item in items:
@@ -79,6 +80,9 @@ class Raw:
         found: list[Any] = self.get()
         return found
 
+    def get_and_ack(self) -> Any:
+        return self.get()
+
     def leave(self) -> None:
         if self._context is not None:
             self._socket.close(linger=5000)
@@ -104,6 +108,11 @@ class Ours:
         self.get = queue.get
         self.put_many = queue.put_many
         self.get_many = queue.get_many
+
+    def get_and_ack(self) -> Any:
+        delivery = self._queue.receive()
+        delivery.ack()
+        return delivery.item
 
     def leave(self) -> None:
         self._queue.close()

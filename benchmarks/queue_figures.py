@@ -32,8 +32,11 @@ class Figure:
     """Takes a way to open a queue, and which share of the work to do."""
 
 
-def throughput(size: int, count: int, *, batched: bool = False, maxsize: int = 0) -> Callable[..., float]:
-    """Items a second, from the first put to the last get.
+def throughput(
+    size: int, count: int, *, batched: bool = False, maxsize: int = 0, acks: bool = False
+) -> Callable[..., float]:
+    """Items a second, from the first put to the last get; with `acks`, each is received and acked, in queues
+    that have this.
 
     The consumer has a process of its own, too: what a queue sets in its process must not help the next one.
     """
@@ -58,7 +61,7 @@ def throughput(size: int, count: int, *, batched: bool = False, maxsize: int = 0
             ready.wait()
             started = time.perf_counter()
             go.set()
-            _consume(queue, number, batched)
+            _consume(queue, number, batched, acks)
             took = time.perf_counter() - started
             queue.leave()
             producer.join()
@@ -161,13 +164,13 @@ def _items(size: int, number: int) -> list[bytes]:
     return (items * (number // distinct + 1))[:number]
 
 
-def _consume(queue: Ends, number: int, batched: bool) -> None:
+def _consume(queue: Ends, number: int, batched: bool, acks: bool) -> None:
     if batched:
         found = 0
         while found < number:
             found += len(queue.get_many(TOGETHER))
     else:
-        get = queue.get
+        get = queue.get_and_ack if acks else queue.get
         for _ in range(number):
             get()
 
@@ -202,6 +205,7 @@ def _echo(there: Ends, back: Ends) -> None:
 FIGURES = [
     Figure("100 B, put and get", "items/s", True, throughput(100, 200_000)),
     Figure("100 B, put_many and get_many", "items/s", True, throughput(100, 400_000, batched=True)),
+    Figure("100 B, put, receive and ack", "items/s", True, throughput(100, 100_000, acks=True)),
     Figure("10 KiB, put and get", "items/s", True, throughput(10 * KIB, 10_000)),
     Figure("10 KiB, put_many and get_many", "items/s", True, throughput(10 * KIB, 10_000, batched=True)),
     Figure("1 MiB, put and get", "items/s", True, throughput(MIB, 300)),

@@ -51,9 +51,10 @@ if sys.dont_write_bytecode:
     # that a test starts compiles the package: half of the processor time.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts its background jobs so, and the programs that tests interrupt would inherit it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # Background jobs of a shell ignore the one, those of nohup the other, and programs would inherit it.
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def pytest_xdist_auto_num_workers() -> int:

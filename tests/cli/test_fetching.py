@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from nearfar.cli.common import set_up_logging
 from nearfar.cli.options import fetch_options, warn
 from nearfar.cli.producer import downloaders, make_parser
 from nearfar.download.fetch.options import FetchOptions
@@ -79,12 +84,14 @@ def test_secrets_of_headers_are_in_no_repr() -> None:
     assert "hush" not in repr(fetching("--header", "Authorization: hush"))
 
 
-@pytest.mark.parametrize("arguments", [["--no-keys"], ["--no-keys", "--no-private"], ["--cacert", "ca.pem"]])
+@pytest.mark.parametrize(
+    "arguments", [["--no-keys"], ["--insecure"], ["--insecure", "--no-private"], ["--cacert", "ca.pem"]]
+)
 def test_only_its_own_option_accepts_any_certificate(arguments: list[str]) -> None:
     assert not fetching(*arguments).insecure
 
 
-@pytest.mark.parametrize("shortened", ["--insec", "--ins", "--insecure", "--insecure-t"])
+@pytest.mark.parametrize("shortened", ["--insec", "--ins", "--insecure-t"])
 def test_no_abbreviation_accepts_any_certificate(shortened: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         fetching(shortened)
@@ -111,6 +118,34 @@ def test_short_options_are_those_of_curl_wget_and_aria2(short: list[str], long: 
 def test_options_may_stand_between_urls() -> None:
     options = make_parser().parse_args(["http://h/1", "-j", "3", "http://h/2", "-q", "http://h/3"])
     assert (options.urls, options.jobs) == (["http://h/1", "http://h/2", "http://h/3"], 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "dest", "value"),
+    [
+        *((name, ["--insecure"], "--no-keys", "no_keys", True) for name in KEYED),
+        ("queue", ["--producers", "2"], "--expected-producers", "expected_producers", 2),
+        ("consumer", ["--producers", "2"], "--expected-producers", "expected_producers", 2),
+    ],
+)
+def test_the_former_name_of_an_option_works_and_warns_once(
+    module: str, old: list[str], new: str, dest: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = import_module(f"nearfar.cli.{module}").make_parser()
+    options = parser.parse_args(old)
+    assert getattr(options, dest) == value
+    assert vars(parser.parse_args([])).get(dest) != value
+    root, screen = logging.getLogger(), io.StringIO()
+    handlers, level = root.handlers[:], root.level
+    try:
+        monkeypatch.setattr(sys, "stderr", screen)
+        set_up_logging(options)
+        set_up_logging(options)  # as in a process that this one starts
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    (warning,) = screen.getvalue().splitlines()
+    assert warning.startswith(f"{old[0]} is called {new} now")
 
 
 def test_a_proxy_is_no_part_of_a_private_download_and_of_no_repr() -> None:

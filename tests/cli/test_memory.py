@@ -64,7 +64,7 @@ def test_a_client_that_sends_too_much_fills_no_memory(shell: Shell) -> None:
     I expect the coordinator to accept a share of its bound, and to serve another client; and each task to get
     its outcome in the end.
     """
-    coordinator, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB", "--lease", "4")
+    coordinator, address = shell.coordinator(ANYWHERE, "--max-bytes", "16MiB", "--lease", "8")
     before = memory(coordinator.pid)
     greedy = PoolClient(address)
     try:

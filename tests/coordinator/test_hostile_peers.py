@@ -48,7 +48,7 @@ def run_hostile(random: Random, words: int) -> None:
     assert not world.peers._remote_clients.all and not world.coordinator.book.clients
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.randoms(use_true_random=False))
 def test_any_messages_in_any_order(random: Random) -> None:
     run_hostile(random, 80)

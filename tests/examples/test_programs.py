@@ -16,7 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from nearfar import Queue
 from tests.pool.pools import coordinated
+from tests.support import routes
+from tests.support.exchange import Reply, Request
+from tests.support.waiting import eventually
+from tests.support.web import Web
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LIMIT = 80.0
@@ -100,13 +105,33 @@ def test_a_crawl_near_visits_each_page_once(linked: tuple[str, set[str]]) -> Non
     assert (set(lines), len(lines)) == (pages, len(pages))
 
 
-def test_a_crawl_far_is_joined_by_other_programs(linked: tuple[str, set[str]]) -> None:
-    start, pages = linked
-    at = free_address()
-    joined = started("crawler.py", "--join", at, "--processes", 2)
-    lines = ended(started("crawler.py", start, "--at", at, "--processes", 1))
-    assert (set(lines), len(lines)) == (pages, len(pages))
-    assert ended(joined) == []
+@pytest.mark.usefixtures("linked")
+def test_a_crawl_far_is_joined_by_other_programs(site: tuple[str, Path]) -> None:
+    """The first page ends when all have joined: later, there might be nothing to join."""
+    at, all_joined = free_address(), threading.Event()
+
+    def first(_: Request, reply: Reply) -> None:
+        reply.head(200, {"Content-Type": "text/html"})
+        while not all_joined.wait(1):
+            reply.data(b" ")
+        reply.data((site[1] / "0.html").read_bytes())
+        reply.drop()
+
+    with Web() as web:
+        for page in site[1].glob("*.html"):
+            web.routes[f"/{page.name}"] = routes.content(page.read_bytes(), content_type="text/html")
+        web.routes["/0.html"] = first
+        web.at_close.append(all_joined.set)
+        joined = started("crawler.py", "--join", at, "--processes", 2)
+        crawl = started("crawler.py", web.url("/0.html"), "--at", at, "--processes", 1)
+        with Queue.connect(at, wait=LIMIT) as queue:
+            assert eventually(lambda: queue.counts()["consumers"] == 3, LIMIT)
+        all_joined.set()
+        lines = ended(crawl)
+        pages = {web.url(f"/{number}.html ") for number in range(30)}
+        pages.add(web.url("/missing.html HTTP Error 404: Said So"))
+        assert (set(lines), len(lines)) == (pages, len(pages))
+        assert ended(joined) == []
 
 
 def test_a_crawl_stops_at_its_limit(linked: tuple[str, set[str]]) -> None:

@@ -338,7 +338,7 @@ def test_the_window_is_zero_before_any_call_or_take() -> None:
     assert receiver.window(100.0) == 3
 
 
-def paced(seconds: float, takes: int = 60) -> tuple[ItemReceiver, float]:
+def paced(seconds: float, takes: int = 80) -> tuple[ItemReceiver, float]:
     """A receiver whose program takes an item every so many seconds; and the time of the last take."""
     receiver, now = ItemReceiver(), 10.0
     for _ in range(takes):

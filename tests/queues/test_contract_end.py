@@ -116,11 +116,11 @@ def test_close_without_shutdown_leaves_the_queue_to_others(make_queue: Maker, co
         assert [told(here), told(here)] == ["begins", [1, 2, 3]]
 
 
-def test_shutdown_ends_every_consumer(make_queue: Maker, every_context: BaseContext) -> None:
+def test_shutdown_ends_every_consumer(make_queue: Maker, context: BaseContext) -> None:
     """Given consumers that wait or are about to, I expect each item once, and each consumer to end."""
-    queue = make_queue(5, context=every_context)
-    ends = [every_context.Pipe() for _ in range(3)]
-    with children(every_context, *[(report, there, take_all, queue) for _, there in ends]):
+    queue = make_queue(5)
+    ends = [context.Pipe() for _ in range(3)]
+    with children(context, *[(report, there, take_all, queue) for _, there in ends]):
         assert {told(here) for here, _ in ends} == {"begins"}
         put_all(queue, list(range(50)))
         queue.shutdown()

@@ -48,7 +48,7 @@ def drained(queue: Any, expected: int, process: Any) -> list[Any]:
     while len(found) < expected:
         alive = process.is_alive()
         with suppress(Empty):
-            found.append(queue.get(timeout=0.2))
+            found.append(queue.get(timeout=0.2 if alive else 2))  # a busy machine may be late by 0.2 s
             continue
         if not alive:
             break

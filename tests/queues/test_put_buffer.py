@@ -154,9 +154,9 @@ def test_an_item_that_cannot_be_serialized_raises_and_leaves_the_others(item: An
 
 def test_it_reports_once_that_it_has_many_bytes() -> None:
     put_buffer = opened()
-    told = [put_buffer.append_now(bytes(HEAVY // 8)) for _ in range(10)]
+    told = [put_buffer.append_now(bytes(HEAVY // 16)) for _ in range(20)]
     assert told.count(MANY) == 1
-    assert told.index(MANY) == 7
+    assert told.index(MANY) == 15
 
 
 def test_many_threads_never_exceed_the_limit() -> None:

@@ -17,11 +17,11 @@ PROGRAMS = {
     "worker": "join a pool with this machine's processes",
     "top": "show in a terminal what a program does",
     "keys": "make keys, and decide which clients are admitted",
-    "config": "show the settings that hold, and where each comes from",
+    "config": "show the settings in use, and where each comes from",
     "completions": "print completions of the command line for a shell",
     "gallery": "serve generated images over HTTP, for trials",
     "contrast": "measure queues, pools and the effects of faults, on this machine",
-    "demo": "show everything on this machine, in under a minute",
+    "demo": "run a download in four ways on this machine, in under a minute",
 }
 
 

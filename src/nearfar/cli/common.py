@@ -54,12 +54,14 @@ def add_logging_options(
         choices=("text", "json"),
         default="text",
         metavar="FORMAT",
-        help="text, or json: one object in each line",
+        help="text, or json: one object on each line",
     )
     add_color_option(group)
     level = group.add_mutually_exclusive_group()
-    level.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors; no progress")
-    level.add_argument("-v", "--verbose", action="store_true", help="also details for finding an error")
+    level.add_argument(
+        "-q", "--quiet", action="store_true", help="print only warnings and errors; no progress"
+    )
+    level.add_argument("-v", "--verbose", action="store_true", help="print details for finding errors, too")
 
 
 def add_json_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -98,6 +100,9 @@ def set_up_logging(options: argparse.Namespace) -> None:
     text = TextFormatter(color=in_color(options.color))
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else text)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Once: not again in the processes that this one starts.
+    for said in vars(options).pop("renamed", ()):
+        logging.getLogger("nearfar").warning("%s", said)
 
 
 class StderrHandler(logging.Handler):

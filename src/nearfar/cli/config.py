@@ -1,4 +1,4 @@
-"""``nearfar config``: show the settings that hold, and where each comes from."""
+"""``nearfar config``: show the settings in use, and where each comes from."""
 
 from __future__ import annotations
 
@@ -61,11 +61,14 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         choices=[*PROGRAMS],
         metavar="PROGRAM",
-        help="show all options of this one, with the defaults (without it: what is set, of all programs)",
+        help="show all options of PROGRAM, with the defaults (without PROGRAM: the options that are set,"
+        " of all programs)",
     )
     group = parser.add_argument_group("options")
     group.add_argument("--config", metavar="FILE", help="show what this file sets")
-    group.add_argument("--json", action="store_true", help="one object: files, and settings by program")
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object: files, settings by program"
+    )
     return parser
 
 

@@ -131,7 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PART",
         help=f"measure this part only; may be given several times: {', '.join(PARTS)}",
     )
-    add("--quick", action="store_true", help="a minute or two instead of several: fewer rounds, less precise")
+    add("--quick", action="store_true", help="measure fewer rounds: a minute or two, less precise")
     group = parser.add_argument_group("output")
     add = group.add_argument
     add(
@@ -140,9 +140,9 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("nearfar-contrast.html"),
         metavar="FILE",
-        help="the page: one file, which needs no network",
+        help="write the page to FILE: one HTML file, which needs no network",
     )
-    add("--json", type=Path, metavar="FILE", help="every single result, for programs")
+    add("--json", type=Path, metavar="FILE", help="write every single result to FILE, as JSON")
     add_color_option(group)
     add("-q", "--quiet", action="store_true", help="no progress on standard error")
     return parser

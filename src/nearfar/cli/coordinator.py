@@ -79,7 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     address = parser.add_argument_group("address")
     address.add_argument(
-        "--bind", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="port *: any free one"
+        "--bind",
+        default=DEFAULT_POOL_ADDRESS,
+        metavar="ADDRESS",
+        help="where to listen; port *: any free one",
     )
     add_access_options(address)
     workers = parser.add_argument_group("workers")
@@ -92,14 +95,14 @@ def make_parser() -> argparse.ArgumentParser:
         type=lease_seconds,
         default=f"{LEASE:g}",
         metavar="S",
-        help="seconds of silence after which remote workers, or a client, count as dead",
+        help="seconds without a message after which an agent (with its workers) or a client counts as dead",
     )
     workers.add_argument(
         "--grace",
         type=seconds,
         default="30",
         metavar="S",
-        help="seconds that running tasks have to finish after a signal to stop",
+        help="seconds that running tasks may go on after SIGINT or SIGTERM",
     )
     parser.add_argument_group("bounds").add_argument(
         "--max-bytes",
@@ -107,7 +110,8 @@ def make_parser() -> argparse.ArgumentParser:
         default="1GiB",
         metavar="SIZE",
         help="bytes of arguments and results kept for clients; 0: no bound. A client that does not take its"
-        " results gets no more workers until it does. A task with more than a quarter of this fails",
+        " results gets no more workers until it does. A task whose arguments, or whose result, have more"
+        " than a quarter of this fails",
     )
     add_status_every(parser)
     status = parser.add_argument_group("status of another coordinator")
@@ -116,10 +120,11 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=DEFAULT_POOL_ADDRESS,
         metavar="ADDRESS",
-        help="print workers, tasks and rates of the coordinator there, and exit (without ADDRESS: %(const)s)",
+        help="print workers, tasks and rates of the coordinator at ADDRESS, and exit (without ADDRESS:"
+        " %(const)s)",
     )
     status.add_argument(
-        "--wait", type=seconds, default="5", metavar="S", help="with --status: seconds for an answer"
+        "--wait", type=seconds, default="5", metavar="S", help="with --status: seconds to wait for the answer"
     )
     status.add_argument("--json", action="store_true", help="with --status: print one JSON object")
     add_dashboard_options(parser)

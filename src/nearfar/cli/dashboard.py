@@ -29,13 +29,14 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
         const=AUTO,
         type=_place,
         metavar="HOST:PORT",
-        help="serve a page, JSON and metrics of this program there; port *: any free one (without HOST:PORT:"
+        help="serve a page, JSON and metrics of this program; port *: any free port (without HOST:PORT:"
         f" {DEFAULT}, or another port if that is in use)",
     )
     group.add_argument(
         "--dashboard-token",
         metavar="FILE",
-        help="a file with the token that a browser must show as a password; needed beyond this machine",
+        help="a file with the token that browsers must send as the password; required if HOST is not this"
+        " machine",
     )
 
 

@@ -62,8 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
         configurable=False,
         usage="[OPTION...]",
         examples=("nearfar demo", "nearfar demo -o /tmp/demo"),
-        description="The same download near, far, far with a consumer killed, and by a pool; verified. All"
-        " of it on this machine, in under a minute.",
+        description="Run the same download in four ways, and compare the saved files each time: near, far,"
+        " far with a killed consumer, and by a pool. It takes less than a minute, on this machine.",
     )
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -72,7 +72,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("demo-output"),
         metavar="DIR",
-        help="where to save: a new or empty folder, or one of an earlier demo, which is removed",
+        help="where to save: a new or empty folder, or that of an earlier demo, whose files are removed"
+        " first",
     )
     add_color_option(group)
     return parser

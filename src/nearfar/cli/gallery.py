@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         "nearfar gallery",
         usage="[OPTION...]",
-        description="Serve generated images over HTTP, for trials, until SIGINT or SIGTERM.",
+        description="Serve generated images over HTTP until SIGINT or SIGTERM, to try downloads.",
         examples=("nearfar gallery", "nearfar gallery --bind 127.0.0.1:8080 --count 5000"),
     )
     add = parser.add_argument_group("serving").add_argument

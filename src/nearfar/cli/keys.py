@@ -39,27 +39,35 @@ def make_parser() -> argparse.ArgumentParser:
             "nearfar keys revoke laptop",
         ),
         description="Make keys, and admit or revoke them. A running service applies a change at once.",
-        epilog="On the service's machine: init, then add NAME for each machine or person that is to connect,"
-        " and move the folder that it made there. Start everything with --keys DIR.",
+        epilog="On the service's machine, run init, and then add NAME for each machine or person that may"
+        " connect; move the folder that add made to that machine. Start all programs with --keys DIR.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
     init = commands.add_parser(
-        "init", help="make a folder of keys for services, and for the programs that connect with it"
+        "init",
+        help="make a folder of keys for the services of this machine, and for the programs that connect here",
     )
     init.set_defaults(run=_init)
     init.add_argument(
         "--server",
         type=Path,
         metavar="FILE",
-        help="make a client's key only, for the service with this public key",
+        help="make only a client's key, for the service whose public key is in FILE",
     )
-    add = commands.add_parser("add", help="admit NAME: make keys for it, or take the public key that it made")
+    add = commands.add_parser(
+        "add", help="admit the client NAME: make keys for it, or take the public key that it has made"
+    )
     add.set_defaults(run=_add)
-    add.add_argument("name", metavar="NAME")
-    add.add_argument("--public", type=Path, metavar="FILE", help="its public key (client.key), made by init")
-    revoke = commands.add_parser("revoke", help="admit NAME no more, and end its connections")
+    add.add_argument("name", metavar="NAME", help="the client's name, for the list and for revoke")
+    add.add_argument(
+        "--public",
+        type=Path,
+        metavar="FILE",
+        help="the client's public key (client.key), which it made with init --server",
+    )
+    revoke = commands.add_parser("revoke", help="refuse the client NAME from now on, and end its connections")
     revoke.set_defaults(run=_revoke)
-    revoke.add_argument("name", metavar="NAME")
+    revoke.add_argument("name", metavar="NAME", help="the client's name, as in the list")
     listing = commands.add_parser("list", help="list the admitted clients")
     listing.set_defaults(run=_list)
     add_json_option(listing)
@@ -69,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
             "--keys",
             default=default,
             metavar="DIR",
-            help=f"the folder (default: {VARIABLE}, or keys; now {default})",
+            help=f"the folder of keys (default: the value of {VARIABLE}, or keys; now {default})",
         )
     return parser
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar.cli.common import add_logging_options, start_tracker, why
+from nearfar.cli.parser import Renamed
 from nearfar.download.fetch.credentials import Login, read_cookies, read_netrc
 from nearfar.download.fetch.options import FetchOptions
 from nearfar.errors import AddressError
@@ -152,16 +153,16 @@ def add_queue_options(parser: argparse.ArgumentParser, *, local: bool = False) -
         nargs="?",
         const=DEFAULT_ADDRESS,
         metavar="ADDRESS",
-        help=f"host the queue there (without ADDRESS: {DEFAULT_ADDRESS})",
+        help=f"host the queue at ADDRESS (without ADDRESS: {DEFAULT_ADDRESS})",
     )
-    here = ", or local: producers and consumers in this one command" if local else ""
+    here = "; local: this command also saves the files" if local else ""
     side.add_argument(
         "--queue",
         metavar="ADDRESS",
-        help="connect to a queue that is hosted there, or to one in Redis, which no program hosts:"
+        help="connect to the queue that another program hosts at ADDRESS, or to one in Redis:"
         f" redis://HOST:PORT/DATABASE/NAME{here}",
     )
-    group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the ports for items, for a firewall")
+    group.add_argument("--lanes", metavar="FROM-TO", help="with --bind: the only ports for items (firewall)")
     add_access_options(group)
     group.add_argument(
         "--wait",
@@ -179,7 +180,7 @@ def add_remote_time(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
         "-R",
         "--remote-time",
         action="store_true",
-        help="give files the time of their last modification, where the server names it",
+        help="set the time of a saved file to its Last-Modified time, if the server sends one",
     )
 
 
@@ -195,10 +196,21 @@ def add_access_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     side.add_argument(
         "--keys",
         metavar="DIR",
-        help="admit, and connect to, peers with the keys in DIR (default: what NEARFAR_KEYS names; see"
-        " nearfar keys)",
+        help="the folder with this program's keys, and those of the peers that it accepts (default: the"
+        " value of NEARFAR_KEYS; see nearfar keys)",
     )
-    side.add_argument("--no-keys", action="store_true", help="admit every peer, and connect to any")
+    side.add_argument(
+        "--no-keys", action="store_true", help="admit every peer without a key, and connect to any"
+    )
+    side.add_argument(
+        "--insecure",
+        action=Renamed,
+        dest="no_keys",
+        nargs=0,
+        new="--no-keys",
+        default=argparse.SUPPRESS,
+        why=": what curl calls --insecure is -k, --insecure-tls",
+    )
 
 
 def add_expected_producers(
@@ -210,7 +222,15 @@ def add_expected_producers(
         type=positive,
         default=1,
         metavar="N",
-        help=f"{about}the queue ends once so many producers have finished",
+        help=f"{about}the queue ends when N producers have finished",
+    )
+    parser.add_argument(
+        "--producers",
+        action=Renamed,
+        dest="expected_producers",
+        type=positive,
+        default=argparse.SUPPRESS,
+        new="--expected-producers",
     )
 
 
@@ -221,7 +241,7 @@ def add_status_every(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default="30",
         metavar="S",
-        help="seconds between two status lines, written when something changed",
+        help="write a status line at most every S seconds, if something has changed",
     )
 
 
@@ -254,7 +274,8 @@ def _add_requests(add: Callable[..., argparse.Action]) -> None:
         action="extend",
         default=[],
         metavar="'NAME: VALUE'",
-        help="a field of every request; @FILE: a line each, where a process list does not show them",
+        help="send this header with every request; @FILE: read headers from FILE, one on each line, so"
+        " that the process list does not show them",
     )
     add(
         "-b",
@@ -263,11 +284,16 @@ def _add_requests(add: Callable[..., argparse.Action]) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="cookies to send to the hosts that they are for, in Netscape's format",
+        help="send the cookies in FILE (Netscape format), each to the hosts that it is for",
     )
-    add("-n", "--netrc", action="store_true", help="user names and passwords from ~/.netrc, by host")
-    add("--netrc-file", type=Path, metavar="FILE", help="the same, from FILE")
-    add("-A", "--user-agent", metavar="TEXT", help=f"(default: {FetchOptions().user_agent})")
+    add("-n", "--netrc", action="store_true", help="take user names and passwords from ~/.netrc")
+    add("--netrc-file", type=Path, metavar="FILE", help="take user names and passwords from FILE")
+    add(
+        "-A",
+        "--user-agent",
+        metavar="TEXT",
+        help=f"sent as User-Agent (default: {FetchOptions().user_agent})",
+    )
     add(
         "-x",
         "--proxy",
@@ -280,41 +306,58 @@ def _add_requests(add: Callable[..., argparse.Action]) -> None:
         action="append",
         default=[],
         metavar="TYPE",
-        help="reject files of another kind, by media type and first bytes: image/*",
+        help="reject files of another media type, such as image/*; their first bytes are checked, too",
     )
 
 
 def _add_limits(add: Callable[..., argparse.Action]) -> None:
-    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at a time of this command")
+    add("-j", "--jobs", type=positive, default=16, metavar="N", help="transfers at the same time")
     add(
         "--per-host",
         type=positive,
         default=16,
         metavar="N",
-        help="connections to one host, of all producers and workers of the queue together",
+        help="connections to one host at the same time, of all producers and workers of the queue together",
     )
     add(
         "--host-rate",
         type=frequency,
         metavar="N",
-        help="requests a second to one host, likewise (default: no limit)",
+        help="requests a second to one host, of all producers and workers of the queue together (default: no"
+        " limit)",
     )
-    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second, of each process in all")
+    add("--rate", type=byte_count, metavar="SIZE", help="bytes a second of a process, all transfers together")
     add(
         "--max-size",
         type=byte_count,
         metavar="SIZE",
-        help="reject larger files: 500k, 2M, 1GiB (default: 1T, or 10G unannounced)",
+        help="reject larger files: 500k, 2M, 1GiB (default: 1T, or 10G if the server announces no length)",
     )
-    add("--retries", type=natural, metavar="N", help="after the first attempt (default: 4)")
-    add("--connect-timeout", type=seconds, metavar="S", help="for name, connection and TLS (default: 20)")
-    add("--stall-timeout", type=positive, metavar="S", help="below 100 bytes a second (default: 30)")
-    add("-m", "--timeout", type=seconds, metavar="S", help="for a whole request (default: 86400, a day)")
+    add("--retries", type=natural, metavar="N", help="attempts after the first one (default: 4)")
+    add(
+        "--connect-timeout",
+        type=seconds,
+        metavar="S",
+        help="fail after S seconds without a connection (default: 20)",
+    )
+    add(
+        "--stall-timeout",
+        type=positive,
+        metavar="S",
+        help="fail after S seconds below 100 bytes a second (default: 30)",
+    )
+    add(
+        "-m",
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help="fail after S seconds in all (default: 86400, a day)",
+    )
     add(
         "--wait-for-host",
         type=seconds,
         metavar="S",
-        help="for a host that puts requests off with 429 or 503 and Retry-After; spends no retry"
+        help="seconds to wait for a host that answers 429 or 503 with Retry-After; not counted as a retry"
         " (default: 600)",
     )
 
@@ -322,12 +365,12 @@ def _add_limits(add: Callable[..., argparse.Action]) -> None:
 def _add_tls(add: Callable[..., argparse.Action]) -> None:
     add("--cacert", type=Path, metavar="FILE", help="authorities to trust (PEM; default: the system's)")
     add("-E", "--cert", type=Path, metavar="FILE", help="client certificate (PEM), for the listed hosts")
-    add("--key", type=Path, metavar="FILE", help="its private key, unless the certificate's file has it")
+    add("--key", type=Path, metavar="FILE", help="private key of --cert, if it is not in the same file")
     add("-k", "--insecure-tls", action="store_true", help="accept any certificate (curl's --insecure)")
     add(
         "--no-private",
         action="store_true",
-        help="connect to public addresses only, and to no proxy: for lists from others",
+        help="connect to public addresses only, and use no proxy (for URLs that you do not trust)",
     )
 
 
@@ -434,8 +477,8 @@ def add_plain_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, 
         action="extend",
         type=allowed_name,
         metavar="NAME",
-        help=f"{whose} read no pickle, and run only functions of these modules or packages, or just"
-        " module:function, with plain data; their clients need Pool(plain=True)",
+        help=f"{whose} read no pickle, accept only plain data, and run only functions of these modules or"
+        " packages (or only the function MODULE:FUNCTION); their clients need Pool(plain=True)",
     )
 
 

@@ -93,20 +93,20 @@ class Parser(argparse.ArgumentParser):
         self._words: list[str] = []
         self._positionals.title = "arguments"
         self._optionals.title = "help"
-        self.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="this text")
+        self.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="print this text")
         self.add_argument(
             "-V",
             "--version",
             action="version",
             version=f"nearfar {__version__}",
-            help="the version of nearfar",
+            help="print the version of nearfar",
         )
         if configurable:
             self.add_argument(
                 "--config",
                 metavar="FILE",
                 default=argparse.SUPPRESS,
-                help="settings, in place of those in nearfar.toml; see nearfar help config",
+                help="read settings from FILE, in place of nearfar.toml; see nearfar help config",
             )
 
     def format_help(self) -> str:
@@ -127,7 +127,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def _settings(self, words: Sequence[str]) -> list[str]:
-        """The settings that hold for a command line of `words`, as words to put before it."""
+        """The settings that apply to a command line of `words`, as words to put before it."""
         try:
             return words_of(self, settings_of(self.prog.split()[-1], self, words))
         except ConfigurationError as error:
@@ -173,6 +173,32 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction):
                 found += [name for each in action.choices.values() for name in each._options()]
         return found
+
+
+class Renamed(argparse.Action):
+    """An option under its former name: it works as before, and a warning names the new one.
+
+    The warnings are in the namespace's `renamed`, until `common.set_up_logging` logs them.
+    """
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, new: str, why: str = "", **settings: Any
+    ) -> None:
+        """`new`: the option to use; `why`: the reason, for the user."""
+        super().__init__(option_strings, dest, help=argparse.SUPPRESS, **settings)
+        self._new = new
+        self._why = why
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+        warnings = getattr(namespace, "renamed", [])
+        namespace.renamed = [*warnings, f"{option} is called {self._new} now{self._why}"]
 
 
 def about(doc: str | None) -> str:

@@ -271,26 +271,30 @@ def make_parser() -> argparse.ArgumentParser:
             "nearfar producer -i - --pool tcp://head:5556 <urls.txt",
             "nearfar producer -i nearfar-failures.txt",
         ),
-        epilog="Exit code: 0 if every URL ended well, 1 if some failed, 2 for a wrong command line, 3 if a"
+        epilog="Exit code: 0 if no URL failed, 1 if some failed, 2 for a wrong command line, 3 if a"
         " peer was lost, 4 if the keys do not match, 130 after Ctrl-C.",
     )
-    parser.add_argument("urls", nargs="*", metavar="URL", help="what to download")
+    parser.add_argument("urls", nargs="*", metavar="URL", help="the URLs to download")
     group = parser.add_argument_group("input")
     group.add_argument(
         "-g",
         "--globoff",
         action="store_true",
-        help="take [ ] { } in a URL literally, in place of [1-10], [001-100:10], [a-z] and {a,b}",
+        help="take [ ] { } in URLs as they are; without it, [1-10], [001-100:10], [a-z] and {a,b} are"
+        " expanded",
     )
     group.add_argument(
-        "-i", "--input", metavar="FILE", help="a line for each URL, with name=, sha256= after tabs; -: stdin"
+        "-i",
+        "--input",
+        metavar="FILE",
+        help="read URLs from FILE (-: stdin), one on each line; name= and sha256= may follow, after tabs",
     )
     group.add_argument(
         "--failures",
         type=Path,
         default=Path("nearfar-failures.txt"),
         metavar="FILE",
-        help="file for failed URLs, usable as -i again",
+        help="write failed URLs to FILE, for -i FILE in the next run",
     )
     group.add_argument(
         "--dry-run",
@@ -302,12 +306,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--continue",
         action="store_true",
         dest="go_on",
-        help="as always: what is saved is not fetched again, and a cut transfer is continued",
+        help="accepted as in curl and wget, and changes nothing: without it, too, no saved file is"
+        " fetched again, and partial files are continued",
     )
     group.add_argument(
         "--refresh",
         action="store_true",
-        help="ask the servers for newer versions of what is saved; a changed file replaces the saved one",
+        help="ask the servers for newer versions of saved files; a newer one replaces the saved file",
     )
     add_fetching(parser)
     local = parser.add_argument_group("with --queue local")
@@ -320,18 +325,17 @@ def make_parser() -> argparse.ArgumentParser:
         "--consumers",
         type=positive,
         metavar="N",
-        help="processes that only save; without -P and -C, processes do both, as many as are of use",
+        help="processes that only save; without -P and -C, each process fetches and saves",
     )
     pool = parser.add_argument_group("with a pool")
     pool.add_argument(
         "--pool",
         type=pool_place,
         metavar="ADDRESS",
-        help="let the workers of the coordinator there download, or those of another engine (dask://HOST:PORT);"
-        " local:N: so many processes of this command."
-        " Each has the options of fetching to itself, but for the limits per host, which all share; it finds"
-        " the files of --cacert, --cert and --key on its own machine, and must reach the queue at its address"
-        " as given here",
+        help="download with the workers of the coordinator at ADDRESS, or of another engine"
+        " (dask://HOST:PORT); local:N: with N processes of this command. The options of fetching hold for"
+        " each worker by itself; all share --per-host and --host-rate. Each worker reads the files of"
+        " --cacert, --cert and --key on its own machine, and must reach the queue at the address given here",
     )
     add_dashboard_options(parser)
     add_queue_options(parser, local=True)
@@ -406,7 +410,7 @@ def _work(options: argparse.Namespace, fetching: FetchOptions, source: Source, p
                 _way(options)(options, fetching, run)
         except (QueueLost, PoolBroken) as error:
             run.close()
-            return run.report(complain("producer", error), error)
+            return run.report(max(complain("producer", error), Exit.LOST), error)  # a broken pool is lost
     if run.stop.requested:
         return run.report(run.stop.exit_code)
     return run.report(Exit.OK if run.summary.complete else Exit.FAILED)

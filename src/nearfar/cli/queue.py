@@ -83,8 +83,10 @@ def make_parser() -> argparse.ArgumentParser:
         ),
     )
     address = parser.add_argument_group("address")
-    address.add_argument("--bind", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="port *: any free one")
-    address.add_argument("--lanes", metavar="FROM-TO", help="the ports for items, for a firewall")
+    address.add_argument(
+        "--bind", default=DEFAULT_ADDRESS, metavar="ADDRESS", help="where it listens; port *: any free"
+    )
+    address.add_argument("--lanes", metavar="FROM-TO", help="use only these ports for items (for a firewall)")
     add_access_options(address)
     add = parser.add_argument_group("bounds").add_argument
     add("--maxsize", type=natural, default=0, metavar="N", help="items that may wait; 0: no bound")
@@ -100,8 +102,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=byte_count,
         default="1GiB",
         metavar="SIZE",
-        help="bytes that consumers may hold without an ack; a consumer with its full share gets no more"
-        " until it acks some; 0: no bound",
+        help="bytes of items that all consumers together may hold without an ack; a consumer that holds its"
+        " share gets no more items until it acks some; 0: no bound",
     )
     peers = parser.add_argument_group("producers and consumers")
     add_expected_producers(peers)
@@ -117,8 +119,8 @@ def make_parser() -> argparse.ArgumentParser:
     which = group.add_mutually_exclusive_group()
     for name, does in ASKS.items():
         which.add_argument(name, nargs="?", const=DEFAULT_ADDRESS, metavar="ADDRESS", help=does)
-    group.add_argument("--json", action="store_true", help="print JSON, an object in each line")
-    group.add_argument("--wait", type=seconds, default="5", metavar="S", help="seconds for an answer")
+    group.add_argument("--json", action="store_true", help="print JSON, one object on each line")
+    group.add_argument("--wait", type=seconds, default="5", metavar="S", help="seconds to wait for an answer")
     add_dashboard_options(parser)
     add_logging_options(parser)
     return parser

@@ -68,25 +68,27 @@ def make_parser() -> argparse.ArgumentParser:
             "nearfar top tcp://storage:5555 --keys laptop --once",
         ),
         epilog="Start a program with --dashboard, or a pool or a queue with dashboard=True, to have a"
-        " dashboard, which says most. Queues and coordinators also answer at their own address, as they do to"
-        " --status: no durations, failures or memory.",
+        " dashboard, which shows most. Queues and coordinators also answer at their own address, with the"
+        " figures of --status: without durations, failures and memory.",
     )
     parser.add_argument(
         "address",
         nargs="?",
         default=DEFAULT,
         metavar="ADDRESS",
-        help=f"of a dashboard (default: {DEFAULT}), of a queue ({DEFAULT_ADDRESS}), or of a coordinator"
-        f" ({DEFAULT_POOL_ADDRESS})",
+        help=f"the address of a dashboard (default: {DEFAULT}), of a queue ({DEFAULT_ADDRESS}), or of a"
+        f" coordinator ({DEFAULT_POOL_ADDRESS})",
     )
     add = parser.add_argument_group("options").add_argument
     add("--every", type=seconds, default="1", metavar="S", help="seconds between two updates")
-    add("--once", action="store_true", help="print it once, and exit")
-    add("--json", action="store_true", help="print it once as a JSON object, and exit")
+    add("--once", action="store_true", help="print the status once, and exit")
+    add("--json", action="store_true", help="print the status once as a JSON object, and exit")
     add("--token", metavar="FILE", help="the file with the dashboard's token")
     queues = parser.add_argument_group("queues and coordinators")
     add_access_options(queues)
-    queues.add_argument("--wait", type=seconds, default="5", metavar="S", help="seconds for an answer")
+    queues.add_argument(
+        "--wait", type=seconds, default="5", metavar="S", help="seconds to wait for an answer"
+    )
     add_logging_options(parser)
     return parser
 

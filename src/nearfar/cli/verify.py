@@ -67,19 +67,22 @@ def make_parser() -> argparse.ArgumentParser:
             "nearfar verify urls-with-digests.txt downloads",
             "nearfar verify downloads --repair",
         ),
-        epilog="LIST has a line for each URL, with sha256=... after a tab, as producer -i takes it. `nearfar"
+        epilog="LIST has one URL on each line, with sha256=... after a tab, as for producer -i. `nearfar"
         " gallery` serves such a list of its images, as /digests.txt.\n\nExit code: 0 if all files of"
         " the list are correct, even if the folders hold more; 1 if not; 2 if a file cannot be read.",
     )
     parser.add_argument(
-        "list", metavar="LIST", help="a file, or an http address; a folder: no list, but this folder, too"
+        "list",
+        metavar="LIST",
+        help="a file or an http address with digests; if it is a folder, it is checked like DIR, without a"
+        " list",
     )
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="where consumers saved")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="where files were saved")
     parser.add_argument_group("what to do").add_argument(
         "--repair",
         action="store_true",
-        help="have wrong files fetched again by the next run of the producer: they are renamed"
-        " (NAME.spoilt...), and removed from the manifest",
+        help="rename wrong files (NAME.spoilt...), and remove them from the manifest, so that the next run"
+        " of the producer fetches them again",
     )
     add_json_option(parser.add_argument_group("output"))
     return parser

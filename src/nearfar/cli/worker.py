@@ -81,12 +81,14 @@ def make_parser() -> argparse.ArgumentParser:
             "nearfar worker --connect tcp://storage:5556 --keys keys",
             "nearfar worker --processes 2 --plain thumbnails",
         ),
-        epilog="Modules of the pool's clients are imported from this working directory, or from where Python"
-        " finds them. After the first SIGINT or SIGTERM it takes no more tasks, and exits once its running"
-        " tasks are answered; after the second it exits at once.",
+        epilog="Workers import the modules that tasks need from the working directory, or from where"
+        " Python finds them. After the first SIGINT or SIGTERM the program takes no more tasks, and exits"
+        " when its running tasks are done; after the second it exits at once.",
     )
     group = parser.add_argument_group("coordinator")
-    group.add_argument("--connect", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="its address")
+    group.add_argument(
+        "--connect", default=DEFAULT_POOL_ADDRESS, metavar="ADDRESS", help="the coordinator's address"
+    )
     add_access_options(group)
     group.add_argument(
         "--wait",
@@ -101,22 +103,23 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="how many (default: as many as there are CPUs, %(default)s)",
+        help="number of processes (default: as many as there are CPUs, %(default)s)",
     )
     add_plain_option(group, "they")
     group.add_argument(
         "--max-tasks",
         type=positive,
         metavar="N",
-        help="replace a process after so many tasks (default: never)",
+        help="replace a process after N tasks (default: never)",
     )
     group.add_argument(
         "--max-bytes",
         type=byte_count,
         default="1GiB",
         metavar="SIZE",
-        help="bytes of results kept for clients that do not take them; 0: no bound. Such a client gets no"
-        " more workers until it does. Results of tasks that run by then may exceed it",
+        help="bytes of results kept for clients that do not take them; 0: no bound. At the bound, such a"
+        " client's tasks get no worker here until it takes its results; those that run already may exceed"
+        " the bound",
     )
     add_dashboard_options(parser)
     add_logging_options(parser)

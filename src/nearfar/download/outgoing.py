@@ -193,6 +193,8 @@ class Upload:
     def finish(self, body: Body) -> None:
         """Mark the end of the body."""
         self.push()
+        # Until the answer, `turn` sends no empty chunk: the consumer would take it for one of a lost stream.
+        self._unanswered += 1
         self._send(Finish(self._stream, body), self._finished)
 
     def abandon(self, *, keep: bool = False) -> None:

@@ -397,7 +397,16 @@ class Driver:
         while not ready():
             if work.failed:
                 return False
-            timeout = self._patience(deadline)
+            if not self._background_leads:
+                sleeps[0] += 1
+            # Before `due` is read: a thread that makes it earlier then wakes this one.
+            self.asleep_until = inf
+            due, timeout = work.due, None
+            if deadline < due:
+                due = deadline
+            if due != inf:
+                self.asleep_until = due
+                timeout = max(0.0, due - monotonic())
             depth = _shield.lower()
             try:
                 if work.over:  # another thread is still delivering what we wait for
@@ -418,19 +427,6 @@ class Driver:
             if deadline != inf and monotonic() >= deadline:
                 return ready()
         return True
-
-    def _patience(self, deadline: float) -> float | None:
-        """Seconds that the leader may sleep; stores the end in `asleep_until`."""
-        if not self._background_leads:
-            sleeps[0] += 1
-        self.asleep_until = inf  # before reading it: a thread that makes the deadline earlier then wakes us
-        due = self._work.due
-        if deadline < due:
-            due = deadline
-        if due == inf:
-            return None
-        self.asleep_until = due
-        return max(0.0, due - monotonic())
 
     def _wake_followers(self) -> None:
         for follower in tuple(self._followers):

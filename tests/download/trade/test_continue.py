@@ -346,3 +346,24 @@ def test_a_producer_sends_little_and_often_over_a_slow_line(ends: Ends) -> None:
     assert sent(2 * BEAT) == []
     assert sent(4 * BEAT) == [0]
     upload.abandon()
+
+
+def test_a_file_that_waits_for_its_commit_is_not_lost(ends: Ends) -> None:
+    """Given a complete file that was not committed yet, I expect no sign of life of its stream."""
+    clock = [0.0]
+    stores = RemoteStores(ends.outbox, clock=lambda: clock[0])
+    verdicts: list[object] = []
+    other = stores.upload(Job(URL + "/other"), HEAD, verdicts.append)
+    upload = stores.upload(Job(URL), HEAD, verdicts.append)
+    upload.write(DATA)
+    upload.finish(Body(len(DATA), hashlib.sha256(DATA).hexdigest()))
+    while ends.post.waiting or ends.post.answered:
+        stores.flush()
+        ends.consumer.turn()
+        stores.post.turn()
+        clock[0] += BEAT
+    for _ in range(2):
+        ends.consumer.turn()
+        stores.post.turn()
+    assert [type(verdict) for verdict in verdicts] == [Saved]
+    other.abandon()

@@ -35,13 +35,15 @@ class DeliverySocket:
 
     def push(self) -> None:
         """Send the waiting messages, as many as the socket accepts."""
-        with contextlib.suppress(zmq.Again):
+        try:
             while self.backlog:
                 number, frames = self.backlog[0]
                 # without a copy if it is long, so that unread messages are stored here only once
                 send_items(self.socket, frames)
                 self.backlog.popleft()
                 self._waiting.discard(number)
+        except zmq.Again:  # the rest waits
+            return
 
 
 def clear_lanes(address: Address) -> None:

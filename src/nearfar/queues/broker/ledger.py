@@ -294,8 +294,8 @@ class Ledger:
         """The position and the next run for a consumer with capacity; None if no run waits for it."""
         consumer = self.consumers[name]
         leases = consumer.leases
-        ready_list = self._next_ready_list(consumer.tags)
-        if ready_list is None or not consumer.has_capacity or self.has_its_fill(name):
+        ready_list = self._next_ready_list(consumer.tags) if self._addressed else self.waiting
+        if ready_list is None or not ready_list.items or not consumer.has_capacity or self.has_its_fill(name):
             return None
         run = ready_list.take(
             consumer.window_items - leases.untaken_items, consumer.window_bytes - leases.untaken_bytes
@@ -305,7 +305,8 @@ class Ledger:
 
     def has_its_fill(self, name: str) -> bool:
         """True if a consumer has as many bytes as it may: it gets no more until it or another one settles."""
-        if 2 * self.lent.used <= self.lent.most:  # then no consumer has
+        lent = self.lent
+        if 2 * lent.used <= lent.most:  # then no consumer has
             return False
         leases = self.consumers[name].leases
         return leases.untaken_items + leases.held_items > 0 and not self.lent.fits(name, 0)
@@ -420,8 +421,6 @@ class Ledger:
         return ready_list.clear()
 
     def _next_ready_list(self, tags: frozenset[str]) -> ReadyList | None:
-        if not self._addressed:
-            return self.waiting if self.waiting.items else None
         ready_lists = [self.waiting] if self.waiting.items else []
         ready_lists += [self._addressed[tag] for tag in tags if self._addressed.get(tag)]
         return min(ready_lists, key=lambda ready_list: ready_list.oldest, default=None)

@@ -89,7 +89,9 @@ class ProducerSide:
         """Store items. Raises `ProtocolError` for items for which no room was granted."""
         first, count, to = message.fields
         if peer.produces:
-            body = self._body(peer, message.body or b"")
+            body: Body = message.body or b""  # type: ignore[assignment]  # a place is replaced below
+            if isinstance(message.body, Place):
+                body = self._kept(peer, message.body)
             bounded = self._ledger.maxsize or self._ledger.maxbytes
             if bounded:
                 self._check_room(peer, count, len(body))
@@ -97,10 +99,8 @@ class ProducerSide:
             if bounded:
                 self.lacking[peer.name] = peer
 
-    def _body(self, peer: Peer, body: bytes | Place) -> Body:
-        """The items of a PUT. A place must be in the ring that this session has announced."""
-        if not isinstance(body, Place):
-            return body
+    def _kept(self, peer: Peer, body: Place) -> KeptBody:
+        """The items of a PUT in shared memory. They must be in the ring that this session has announced."""
         if peer.ring is None:
             raise ProtocolError(f"{peer.uid} puts items into shared memory that it did not announce")
         peer.ring.check(body)

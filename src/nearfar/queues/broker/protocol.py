@@ -97,7 +97,7 @@ class BrokerProtocol:
         self.table.touched[session] = peer
         try:
             for ready in peer.channel.hear(envelope, now):
-                if self.peers.get(session) is peer:
+                if self.peers.get(session) is peer:  # it may have ended at the one before
                     self._handle(peer, ready, now)
         except ProtocolError as error:
             self.table.give_up(session, str(error), now)

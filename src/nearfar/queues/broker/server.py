@@ -22,7 +22,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.admission import Authenticator
 from nearfar.net.auth import Access
 from nearfar.net.driver import Driver, Events, Hold
-from nearfar.net.failures import PAUSE, LoopFailures, service_failed
+from nearfar.net.failures import LoopFailures, service_failed
 from nearfar.net.frames import WrongHello
 from nearfar.net.interrupts import safely
 from nearfar.net.process import ProcessWatcher, Waker
@@ -276,12 +276,19 @@ class Broker:
 
     def _turn(self, events: Events) -> bool:
         heard = self._busy = False
-        for descriptor, _ in events:
-            if descriptor == self._waker_wakes:
-                self._waker.clear()
+        ready = events or self.poll(0)  # first: what dead consumers held comes before what waits
+        came = bool(ready)
+        for descriptor, _ in ready:
+            if descriptor == self._inbox_wakes:
+                self._unread.add(self._inbox)
+            elif descriptor == self._control_wakes:
+                self._unread.add(self._control)
+            else:
+                self._try(self._attend, descriptor)
         for _ in range(MOST_PASSES):
-            came = self._try(self._read_all, events, otherwise=False)
-            events = ()
+            if self._unread:
+                came = True
+                self._try(self._read_all)
             now = time.monotonic()
             if now >= self._next_look:
                 self._try(self._keep_the_door, now)
@@ -290,14 +297,17 @@ class Broker:
                 self._next_tick = self._machine.deadline(now)
             if self._lanes_due:
                 self._try(self._open_due_lanes, now)
-            heard |= self._act_with_locals(now)
+            if self._locals:
+                heard |= self._act_with_locals(now)
+            else:
+                self._act(now)
             if len(self._watch) > len(self._machine.peers):
                 self._try(self._forget_idle)
             if came or heard:  # the new messages may bring an earlier deadline
                 self._next_tick = min(self._next_tick, now + self._soon)
             if not self._unread:
                 break
-        self.over = self._may_stop()
+        self.over = self._closing is not None and self._may_stop(self._closing)
         if self._board is not None and (now := time.monotonic()) >= self._board.due:
             self._board.look(partial(self._publish, now), now)
         self.due = 0.0 if self._unread or self._busy else self._deadline()
@@ -306,14 +316,12 @@ class Broker:
     def _act_with_locals(self, now: float) -> bool:
         """Perform the actions of the broker and of the clients in this process; returns whether these
         received anything. Their reaction may need another turn."""
-        if not self._locals:
-            self._act(now)
-            return False
         heard = False
         for _ in range(MOST_PASSES):
             said = self._machine.said_here
             for local in self._locals:
-                local.client.act(now)
+                if not local.client.quiet(now):
+                    local.client.act(now)
             if heard and said == self._machine.said_here:
                 return True
             self._act(now)
@@ -331,12 +339,16 @@ class Broker:
 
     def _deadline(self) -> float:
         """When the next turn is due."""
-        now, when = time.monotonic(), min(self._next_tick, self._machine.flush_due)
-        for other in (self._closing, self._door_due, self._next_lanes if self._lanes_due else None):
-            if other is not None and other < when:
-                when = other
-        for local in self._locals:
-            when = min(when, local.client.deadline(now))
+        when = min(self._next_tick, self._machine.flush_due)
+        if self._closing is not None and self._closing < when:
+            when = self._closing
+        if self._door_due is not None and self._door_due < when:
+            when = self._door_due
+        if self._lanes_due and self._next_lanes < when:
+            when = self._next_lanes
+        if self._locals:
+            now = time.monotonic()
+            when = min(when, *[local.client.deadline(now) for local in self._locals])
         return when if self._board is None else min(when, self._board.due)
 
     def end(self, error: BaseException | None) -> None:
@@ -368,38 +380,26 @@ class Broker:
         self.failure = error
         self.over = True
 
-    def _may_stop(self) -> bool:
-        closing = self._closing
-        return closing is not None and (not self._machine.peers or time.monotonic() >= closing)
+    def _may_stop(self, closing: float) -> bool:
+        return not self._machine.peers or time.monotonic() >= closing
 
-    def _read_all(self, events: Events) -> bool:
-        """Read the sockets; returns whether anything arrived."""
-        try:
-            ready = events or self._epoll.poll(0)
-        except sockets.FAILURES:
-            time.sleep(PAUSE)
-            raise
-        for descriptor, _ in ready:
-            self._attend(descriptor)
-        came = bool(ready or self._unread)
+    def _read_all(self) -> None:
+        """Read the sockets that may have messages."""
         for source in (self._inbox, self._control):
             if source in self._unread:
                 self._read(source, sockets.COPIED if source is self._inbox else sockets.LARGEST_CONTROL)
-        return came
 
     def _attend(self, descriptor: int) -> None:
-        """Process the event of a descriptor."""
-        if descriptor == self._inbox_wakes:
-            self._unread.add(self._inbox)
-        elif descriptor == self._control_wakes:
-            self._unread.add(self._control)
+        """Process the event of a descriptor other than those of the two sockets."""
+        if descriptor == self._waker_wakes:
+            self._waker.clear()
         elif descriptor in self._watch:
             if (found := self._forget(descriptor)) is not None:
                 session, pid = found
                 self._machine.table.dead(session, f"process {pid} ended", time.monotonic())
         elif descriptor in self._door_wakes:
             self._next_look = 0.0  # the authenticator has a new connection or request
-        elif descriptor not in self._lane_wakes and descriptor != self._waker_wakes:
+        elif descriptor not in self._lane_wakes:
             self._forget(descriptor)  # watching that process failed: stop it
 
     def _read(self, socket: zmq.Socket[bytes], small: int) -> None:
@@ -515,14 +515,15 @@ class Broker:
             more = False
             for action in self._machine.flush(now):
                 try:
-                    match action:
-                        case SendTo(session, envelope):
-                            self._send(session, envelope)
-                        case OpenLane(session, ask):
-                            more = True
-                            self._open_lane(session, ask, now)
-                        case CloseLane(session):
-                            self._close_lane(session)
+                    if type(action) is SendTo:
+                        self._send(*action)
+                    elif type(action) is OpenLane:
+                        more = True
+                        self._open_lane(*action, now)
+                    elif type(action) is CloseLane:
+                        self._close_lane(action.session)
+                except zmq.Again:  # the peer does not read, or is gone
+                    pass
                 except sockets.FAILURES as error:  # numbered messages are sent again
                     self._mishaps.note(error)
         if self._behind:
@@ -555,8 +556,7 @@ class Broker:
         frames = messages.pack(*envelope)
         if envelope.message.kind is not QueueMessageType.LEND:
             self._control_used = True
-            with contextlib.suppress(zmq.Again):
-                sockets.send(self._control, [session.encode(), *frames])
+            sockets.send(self._control, [session.encode(), *frames])
         elif session in self._lanes:
             lane = self._lanes[session]
             lane.send(envelope.number, frames)

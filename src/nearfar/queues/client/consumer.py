@@ -299,7 +299,7 @@ class Holdings:
         return bisect_left(rows, position, key=itemgetter(1))
 
 
-MOST_AHEAD = 2000
+MOST_AHEAD = 4000
 """Items that may be in the buffer."""
 WINDOW_BYTES = 8 * 1024 * 1024
 HEAVY = 1024 * 1024

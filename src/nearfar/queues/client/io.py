@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
 import time
@@ -185,6 +184,8 @@ class ClientSockets:
                 self._send(action.envelope)
             else:
                 self._change_sockets(action)
+        except zmq.Again:  # the peer does not read: the message is sent again later
+            pass
         except sockets.FAILURES as error:
             self._mishaps.note(error)
             if isinstance(action, ConnectInbox | ConnectLane):
@@ -208,13 +209,12 @@ class ClientSockets:
 
     def _send(self, envelope: QueueFrame) -> None:
         frames = messages.pack(*envelope)
-        with contextlib.suppress(zmq.Again):
-            if envelope.message.body is None:
-                if self._control is not None:
-                    self._control_used = True
-                    sockets.send(self._control.socket, frames)
-            elif self._inbox is not None:
-                sockets.send_items(self._inbox.socket, [self._session, self._ticket, *frames])
+        if envelope.message.body is None:
+            if self._control is not None:
+                self._control_used = True
+                sockets.send(self._control.socket, frames)
+        elif self._inbox is not None:
+            sockets.send_items(self._inbox.socket, [self._session, self._ticket, *frames])
 
     def _open(self, kind: int, address: Address, *, identity: str = "") -> Connection | None:
         largest = sockets.LARGEST_FRAME if kind == zmq.PULL else sockets.LARGEST_CONTROL

@@ -43,11 +43,11 @@ HEADER = 2
 """Bytes before such an item when it is packed, at most."""
 NUMBER = 9
 """Bytes of a packed number, at most."""
-MOST = 1024
+MOST = 2048
 """Items in the put buffer, at most."""
-MANY = 512
+MANY = 1024
 """Items after which the driver takes them at once."""
-HEAVY = 256 * 1024
+HEAVY = 960 * 1024
 """Bytes after which the driver takes them at once."""
 ANY = 1 << 62
 """Bytes: no bound."""
@@ -175,7 +175,9 @@ def packed(items: list[Any], most: int, size: int) -> list[tuple[int, Encoded]]:
     bytes."""
     types = set(map(type, items))
     if Packed not in types:
-        sized = items if types <= _SIZED else [item for item in items if type(item) is bytes]
+        sized: list[Any] = items if types <= _SIZED else []
+        if bytes in types and not sized:
+            sized = [item for item in items if type(item) is bytes]
         if not sized or max(map(len, sized)) < LONG:
             if len(items) <= most:
                 return [(len(items), encode_leaves(items))]
@@ -289,8 +291,8 @@ def one_by_one(fresh: Unsent) -> Iterator[Unsent]:
         yield Unsent(number, 1, body, fresh.to)
 
 
-BATCH_ITEMS = 512
-BATCH_BYTES = 240 * 1024
+BATCH_ITEMS = 2048
+BATCH_BYTES = 960 * 1024
 MOST_ASKED = 4096
 """Items for which room is requested at once, at most."""
 MOST_ROOM = 1 << 62

@@ -217,7 +217,9 @@ class ClientProtocol:
     def quiet(self, now: float) -> bool:
         """Whether `act` has nothing to do or to send now."""
         session = self.session
-        return now < self._due and session is not None and session.quiet(now)
+        if now >= self._due or self.leaving or session is None or self.calling.stage is not _OPEN:
+            return False
+        return session.quiet(now)
 
     def flush(self, now: float) -> list[Action]:
         """All actions to perform."""

@@ -225,6 +225,8 @@ class BrokerSession:
             or self._rounds
             or self.claims
             or receiver.blind
+            or receiver.hand.acks
+            or receiver.chunk is not None
             or (sender.bounded and joined[0])
             or not sender.idle
             or joined != (self._roles.produces, self._roles.consumes)
