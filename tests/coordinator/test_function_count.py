@@ -22,9 +22,9 @@ pytestmark = pytest.mark.pure
 
 Frames = list[tuple[str, list[Any]]]
 
-ALONE = 120
+ALONE = 118
 """Calls for one task alone in its messages, which takes two turns."""
-EACH = 1.2
+EACH = 1.05
 """Calls for each task of many."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import weakref
 from collections.abc import Iterator
 from math import inf
@@ -14,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.coordinator.task import Mode
+from nearfar.coordinator.task import Mode, TaskStatus
 from nearfar.pool import imap
-from nearfar.pool.call import Call
+from nearfar.pool.call import SMALL, Call
 from nearfar.pool.imap import IMapIterator, IMapUnorderedIterator, default_window
 from nearfar.pool.options import chunks, default_chunksize
 from nearfar.pool.results import AsyncResult, MapResult
@@ -193,6 +194,40 @@ def test_what_a_sized_input_has_room_for_is_sent_together(
     assert sum(engine.flushes) == 400  # no more than the window
     assert sorted(iterator) == [number * number for number in range(1000)]
     assert len([size for size in engine.flushes if size]) == 7, "a quarter of the window at a time"
+
+
+class Packing(ManualEngine):
+    """Packs the arguments, as an engine does whose workers are other processes; answers at `flush`."""
+
+    def __init__(self, large_result: int) -> None:
+        super().__init__()
+        self.large_result = large_result
+        self.submitted = 0
+
+    def submit(self, call: Call, *, more: bool = False) -> None:
+        self.calls.append(call)
+        self.submitted += 1
+        call.function, call.blob, call.buffers = b"m:f", pickle.dumps(call.blob), ()
+
+    def flush(self) -> None:
+        first = self.submitted - len(self.calls)
+        for number, call in enumerate(self.calls, first):
+            value = bytes(2 * SMALL) if number == self.large_result else None
+            call.answered(TaskStatus.VALUE, pickle.dumps(value), ())
+        self.calls.clear()
+
+
+@pytest.mark.parametrize(("large_item", "large_result"), [(-1, -1), (1500, -1), (-1, 1500)])
+def test_a_window_of_small_items_widens_until_one_is_large(large_item: int, large_result: int) -> None:
+    engine = Packing(large_result)
+    items = [bytes(2 * SMALL) if number == large_item else b"" for number in range(6000)]
+    iterator = IMapUnorderedIterator(engine, square, items, 1)
+    ahead = [engine.submitted - taken for taken, _ in enumerate(iterator)]
+    assert len(ahead) == len(items)
+    assert max(ahead[:256]) <= 257
+    assert max(ahead[1000:1400]) > 512
+    narrow = max(ahead[4000:5000]) <= 257
+    assert narrow is (large_item > 0 or large_result > 0)
 
 
 def test_an_imap_gives_up_after_its_timeout_and_goes_on() -> None:

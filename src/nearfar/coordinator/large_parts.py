@@ -29,14 +29,14 @@ Row = tuple[Any, ...]
 Place = tuple[int, int]
 
 
-def shares(rows: Sequence[Row], blob: int) -> list[Sequence[Row]]:
-    """Split `rows` into messages, none empty; `blob` is the index of their parts.
+def shares(rows: Sequence[Row], blob: int, size: int = -1) -> list[Sequence[Row]]:
+    """Split `rows` into messages, none empty; `blob` is the index of their parts, `size` their bytes or -1.
 
     A row of more than `TOGETHER` bytes is a message of its own.
     """
     if len(rows) <= 1:
         return [rows] if rows else []
-    if len(rows) <= MOST_ROWS and weight(rows, blob) <= TOGETHER:
+    if len(rows) <= MOST_ROWS and (weight(rows, blob) if size < 0 else size) <= TOGETHER:
         return [rows]
     shares: list[Sequence[Row]] = []
     start = size = 0

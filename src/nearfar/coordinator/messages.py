@@ -117,6 +117,8 @@ class PoolMessage(NamedTuple):
     kind: PoolMessageType
     fields: tuple[Any, ...] = ()
     rows: Sequence[Row] | None = None
+    size: int = -1
+    """The bytes of its frames, if it was received; else -1."""
 
 
 LOOSE = frozenset((PoolMessageType.WELCOME, PoolMessageType.REFUSED, PoolMessageType.STRANGER))
@@ -308,7 +310,7 @@ class PoolWorkers(_PoolMessage, tag=int(PoolMessageType.WORKERS)):
 
 def pack(number: int, ack: int, message: PoolMessage) -> list[Any]:
     """The frames of a message, the large parts as the buffers that they are."""
-    kind, fields, rows = message
+    kind, fields, rows, _ = message
     if rows is None:
         return [frames.pack((kind, number, ack, *fields))]
     places: list[large_parts.Place] = []
@@ -326,9 +328,11 @@ def unpack(parts: Sequence[Any]) -> PoolFrame:
     kind, words = _protocol.unpack(parts[0])
     if kind in FORMS:
         number, ack, places, rows = words[:4]
+        size = len(parts[0])
         if places or len(parts) > 1:
             large_parts.put_back(rows, FORMS[kind].blob, places, parts[1:])
-        return Frame(number, ack, PoolMessage(kind, words[4:], rows))
+            size = sum(map(len, parts))
+        return Frame(number, ack, PoolMessage(kind, words[4:], rows, size))
     if len(parts) > 1:
         raise ProtocolError(f"{kind.name} with {len(parts)} frames")
     return Frame(words[0], words[1], PoolMessage(kind, words[2:]))
@@ -356,7 +360,9 @@ _BEAT = PoolMessage(PoolMessageType.BEAT)
 
 
 def weigh(message: PoolMessage) -> int:
-    """Bytes of its rows."""
+    """Bytes of its rows; of a received message, of its frames."""
+    if message.size >= 0:
+        return message.size
     rows = message.rows
     if not rows:
         return 0

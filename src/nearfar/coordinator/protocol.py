@@ -100,13 +100,15 @@ class CoordinatorProtocol:
         """Process a message from the socket of that name."""
         self.table.now = now
         message = envelope.message
-        kind, _, rows = message
+        kind, _, rows, _ = message
         session = self.sessions.get(name)
         if session is None or kind is PoolMessageType.HELLO or kind is PoolMessageType.QUERY:
             self._receive_loose(name, message)
             return
         self.table.touched[name] = session
-        if kind is PoolMessageType.SUBMIT and not self._remote_clients.has_room(session, rows or ()):
+        if kind is PoolMessageType.SUBMIT and not self._remote_clients.has_room(
+            session, rows or (), messages.weigh(message)
+        ):
             # As if it had been lost: the client sends it again, until there is room.
             self.put_off += 1
             envelope = Frame(0, envelope.ack, PoolMessage(PoolMessageType.BEAT))
@@ -127,7 +129,7 @@ class CoordinatorProtocol:
             self._remote_clients.reconsider()
 
     def _handle(self, session: PeerSession, message: PoolMessage) -> None:
-        kind, fields, rows = message
+        kind, fields, rows, _ = message
         handle = session.handlers.get(kind)
         if handle is None:
             if kind is not PoolMessageType.BYE:

@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from math import inf
 
-from nearfar.coordinator import large_parts, messages
+from nearfar.coordinator import messages
 from nearfar.coordinator import task as failures
 from nearfar.coordinator.large_parts import LARGE, Row, shares
 from nearfar.coordinator.messages import PoolMessageType
@@ -153,15 +153,16 @@ class RemoteClients:
 
     # -- tasks -------------------------------------------------------------------------------------
 
-    def has_room(self, session: PeerSession, rows: Sequence[Row]) -> bool:
-        """False if the arguments in rows of SUBMIT are more than this client may store now.
+    def has_room(self, session: PeerSession, rows: Sequence[Row], size: int) -> bool:
+        """False if the arguments in rows of SUBMIT are more than this client may store now. `size`: the bytes
+        of their message, which are a little more.
 
         Known tasks are attached to the session in any case: their outcomes may free room.
         """
         remote_client, arguments = self.all.get(session.uid), self.accounts.arguments
         if remote_client is None:
             return True
-        if arguments.fits(remote_client.name, EACH * len(rows) + large_parts.weight(rows, BLOB)):
+        if arguments.fits(remote_client.name, EACH * len(rows) + size):
             if arguments.wanted:
                 arguments.want(remote_client.name, 0)
             return True

@@ -25,7 +25,7 @@ from msgspec.structs import astuple
 from nearfar.errors import ProtocolError
 from nearfar.net.validation import LONGEST_LEASE, LONGEST_NAME, LONGEST_TEXT, NAME, SHORTEST_LEASE
 
-VERSION = 6
+VERSION = 7
 """The version of the messages of queues and pools. A peer with another version is refused."""
 LONGEST_CONTROL = 1 << 20
 """Bytes of a frame without rows: longer ones are not read."""

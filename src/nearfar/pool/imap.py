@@ -29,7 +29,7 @@ from nearfar.net.interrupts import (
     soon,
     whose,
 )
-from nearfar.pool.call import Chunk, Item, Part, raise_from
+from nearfar.pool.call import SMALL, Chunk, Item, Part, raise_from
 from nearfar.pool.engine import Closed, Engine
 from nearfar.pool.options import Limits, chunks
 from nearfar.pool.progress import Reporter
@@ -44,6 +44,8 @@ AT_HAND = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset)
 ITEM_WITHIN = 0.1
 """Seconds that `finish` waits for the item that is being read, which may never come."""
 ENDLESS = 1 << 62
+WIDER = 4
+"""Times: a window of small items, if none was asked for, becomes so much wider."""
 EACH_CHECK = 0.001
 """Seconds of reading in the caller's thread, after which what was read is sent, and it is checked for an
 interruption."""
@@ -72,8 +74,13 @@ class InputFeed:
         reporter: Reporter | None,
         *,
         ordered: bool,
+        widens: bool = False,
     ) -> None:
-        """`limits`: those of each chunk. `ordered`: chunks are taken in the order of the input."""
+        """`limits`: those of each chunk. `ordered`: chunks are taken in the order of the input.
+
+        `widens`: once the window's items were all small, and their results too, it is `WIDER` times as wide,
+        as long as that lasts.
+        """
         self.error: BaseException | None = None
         """What reading the input raised."""
         self._engine = engine
@@ -82,12 +89,15 @@ class InputFeed:
         self._at_hand = type(source) in AT_HAND
         self._chunksize = chunksize
         self._window = window
-        self._low = max(chunksize, window // 4)
-        """Room, in items, at which the thread is woken: each thread switch is expensive."""
+        self.low = max(chunksize, window // 4)
+        """Room, in items, at which more is read: each message, and each thread switch, is expensive."""
+        self._widens = widens
         self._limits = limits
         self._loud = reporter is not None
         self._reporter = reporter
         self._ordered = ordered
+        self._narrow: tuple[int, int] | None = None
+        """While the window is wider: what it and `low` were before."""
         self._on_end: Callable[[InputFeed], object] | None = None
         self._reading = True
         self._finishing = self._stopped = False
@@ -134,11 +144,23 @@ class InputFeed:
     def make_room(self, items: int) -> None:
         """The caller is done with `items` more items."""
         self._done += items
-        if self._read - self._done + self._low <= self._window:
+        if self._widens and self._done >= self._window:
+            self._widens = False
+            self._narrow = self._window, self.low
+            self._window *= WIDER
+            self.low *= WIDER
+        if self._read - self._done + self.low <= self._window:
             if not self._at_hand:
                 self._room.notify()
             elif self._reading:
                 self._read_on()
+
+    def found_large(self) -> None:
+        """An item, or its result, is large: fewer of them are kept, from now on."""
+        self._widens = False
+        narrow, self._narrow = self._narrow, None
+        if narrow is not None:
+            self._window, self.low = narrow
 
     def read_all(self) -> None:
         """Read the input to its end, regardless of the window; returns at the end."""
@@ -274,6 +296,8 @@ class InputFeed:
             self._engine.submit(part, more=more)
         except Exception as error:
             part.settle(None, error)
+        if (self._widens or self._narrow is not None) and not _is_small(part):
+            self.found_large()
 
     def _ended(self, part: Part) -> None:
         """A part is about to be settled. Runs in any thread."""
@@ -297,6 +321,11 @@ class InputFeed:
             on_end(self)
 
 
+def _is_small(part: Part) -> bool:
+    """Whether a submitted part is known to take little memory. It is not, if an engine does not pack it."""
+    return isinstance(part.function, bytes) and not part.buffers and len(part.blob) <= SMALL
+
+
 Notice = Callable[[InputFeed], object]
 
 
@@ -315,6 +344,8 @@ class IMapIterator:
     """Results in the order of the input, as `multiprocessing.Pool.imap` gives them, in bounded memory.
 
     At most `window` items are read and not done with: a result is done with when the next one is requested.
+    Without a `window`, these are 1,024 small ones with small results, else 256 (or four chunks for each
+    worker).
     The input is read in a thread of its own, from the start, so it may block, and `next` keeps its timeout; a
     list, a range and the like are read in the caller's thread.
 
@@ -347,6 +378,7 @@ class IMapIterator:
         """
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+        widens = window is None
         if window is None:
             window = default_window(engine.size, chunksize)
         if window < chunksize:
@@ -361,9 +393,9 @@ class IMapIterator:
         """The only thread that takes values without the lock: the first caller, until another one calls."""
         self._in_hand = 0
         """Items put into `_values` that were not yet reported to the feed as done with."""
-        self._block = max(1, window // 4)
-        """Items that are put into `_values` at once, if so many have ended."""
-        feed = InputFeed(engine, func, iterable, chunksize, window, limits, reporter, ordered=self._ordered)
+        feed = InputFeed(
+            engine, func, iterable, chunksize, window, limits, reporter, ordered=self._ordered, widens=widens
+        )
         self._feed = feed
         if begun is not None:
             begun(feed)
@@ -461,8 +493,10 @@ class IMapIterator:
         values, queue = self._values, feed.queue
         while True:
             if not part.put_into(values):
-                if self._in_hand and not part.is_small():
-                    return
+                if not part.is_small():
+                    feed.found_large()
+                    if self._in_hand:
+                        return
                 error = part.error()  # read before it is taken, because reading may raise
                 if isinstance(error, Closed):  # the pool was terminated while its items were read
                     error = CancelledError()
@@ -470,7 +504,7 @@ class IMapIterator:
             queue.popleft()
             feed.taken += 1
             self._in_hand += part.size
-            if self._in_hand >= self._block or not queue:
+            if self._in_hand >= feed.low or not queue:
                 return
             part = queue[0]
             if self._ordered and not part.settled:

@@ -260,7 +260,7 @@ class Pool:
         """An iterator over ``func(x)`` for each x, in order; the input may be endless. See `IMapIterator`.
 
         `window`: items that may be read ahead of the results that were taken (None: 256, or four chunks for
-        each worker if that is more).
+        each worker if that is more; four times as many while items and results are below 1 KiB).
         """
         return self._imap(IMapIterator, func, iterable, chunksize, options)
 

@@ -2,11 +2,14 @@
 
 They are immutable, so they may be packed at any time; msgpack packs and reads them faster than pickle, and
 reading them executes nothing. In a pool of one machine, a batch of them is packed as a whole
-(`nearfar.worker.channel`). Between machines, a bare value is a blob of its own (`pack_bare`).
+(`nearfar.worker.channel`). Between machines, a bare value, or the tuple of one call's bare arguments, is a
+blob of its own (`pack_bare`).
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -22,6 +25,16 @@ BARE = b"\x91"
 `nearfar.serialization` begin with another byte."""
 LONGEST_BARE = 1024
 """Bytes that it may have there, which limits the memory that its decoding can use."""
+
+
+class _Packer(threading.local):
+    """Each thread's own: to make one costs more than to pack a bare value."""
+
+    def __init__(self) -> None:
+        self.pack: Callable[[Any], bytes] = msgpack.Packer().pack
+
+
+packer = _Packer()
 
 
 def are_bare(values: tuple[Any, ...]) -> bool:
@@ -57,7 +70,7 @@ def pack_bare(value: Any) -> bytes | None:
     if not is_bare(value):
         return None
     try:
-        blob: bytes = msgpack.packb((value,))
+        blob = packer.pack((value,))
     except (OverflowError, ValueError):  # an integer, or a string, that msgpack refuses
         return None
     return blob if len(blob) <= LONGEST_BARE else None

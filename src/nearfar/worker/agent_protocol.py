@@ -215,10 +215,11 @@ class AgentProtocol:
             self.stale += len(rows)
             return
         self.done += len(rows)
-        fitted = rows
-        if 0 < self.largest < weight(rows, ANSWERS_BLOB):  # all of them together
-            fitted = [self._fitted(row) for row in rows]
-        for share in shares(fitted, ANSWERS_BLOB):
+        size = weight(rows, ANSWERS_BLOB)
+        if 0 < self.largest < size:  # all of them together
+            rows = [self._fitted(row) for row in rows]
+            size = weight(rows, ANSWERS_BLOB)
+        for share in shares(rows, ANSWERS_BLOB, size):
             first = record.ran + 1
             spent_here = spent * len(share) / len(rows)
             number = self._say(now, PoolMessageType.ANSWERS, record.wired, first, spent_here, rows=share)
@@ -229,7 +230,7 @@ class AgentProtocol:
                 place += len(numbers)
                 if numbers[0]:
                     self.kept.setdefault(client, {}).update(zip(numbers, answers, strict=True))
-                    self.kept_bytes += weight(answers, ANSWERS_BLOB)
+                    self.kept_bytes += size if len(answers) == len(rows) else weight(answers, ANSWERS_BLOB)
                 elif answers[0][0] == TaskStatus.ERROR:
                     record.prepared.discard(client)
 
@@ -418,7 +419,8 @@ class AgentProtocol:
         record = self._addressed(wired)
         if record is None:
             return
-        if len(rows) != 1 and len({row[1:3] for row in rows}) != 1:
+        function_and_mode = rows[0][1:3] if rows else None
+        if not all(row[1:3] == function_and_mode for row in rows) or not rows:
             raise ProtocolError("a batch that is not of one function and mode")
         record.give(client, [row[0] for row in rows], initializer=rows[0][1] == _PREPARE)
         self._actions.append(AssignBatch(record.name, client, rows))

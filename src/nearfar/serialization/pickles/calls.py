@@ -10,7 +10,8 @@ function field          blob
 ======================  =====================================================================================
 
 The arguments are a tuple, or a list of tuple and dict if there are keyword arguments, or a chunk's items. A
-part that cloudpickle wrote begins with ``C``, one that pickle wrote with 0x80.
+part that cloudpickle wrote begins with ``C``, one that pickle wrote with 0x80, and bare arguments
+(`nearfar.serialization.bare`) with 0x91.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
+import msgpack
+
 from nearfar.errors import ItemError
+from nearfar.serialization.bare import BARE, packer
 from nearfar.serialization.names import MAINS, by_value_modules, find, name_of
 from nearfar.serialization.pickles.cache import KeptFunctions
 from nearfar.serialization.pickles.pickler import (
@@ -187,8 +191,11 @@ class CallPickler:
 
 
 def dump_bare(args: tuple[Any, ...]) -> bytes:
-    """The blob of arguments that are numbers, strings, bytes or None."""
-    return pickle.dumps(args, 5)
+    """The blob of bare arguments."""
+    try:
+        return packer.pack((args,))
+    except (OverflowError, ValueError):  # an integer, or a string, that msgpack refuses
+        return pickle.dumps(args, 5)
 
 
 _CALL = 0
@@ -221,7 +228,10 @@ class CallLoader:
         """
         if function:
             func = self.find(function)
-            if blob[:1] == BY_VALUE:
+            mark = blob[:1]
+            if mark == BARE:
+                return func, msgpack.unpackb(blob, use_list=False)[0], _NOTHING
+            if mark == BY_VALUE:
                 payload = self.space(client).load(memoryview(blob)[1:], buffers)
             else:
                 payload = pickle.loads(blob, buffers=buffers)
