@@ -91,9 +91,13 @@ def test_a_death_loses_what_that_worker_had_and_nothing_runs_twice(
     assert lost.pid == cluster.workers[lost.worker].pid
     assert str(lost).endswith("was lost while it ran tests.pool.test_dask_kills:note")
     # What the same worker had computed, and not yet sent, is lost with it.
+    # After SIGTERM, that worker may also have been allowed to begin a call that it did not run.
+    runs = Counter(traces(path))
     for number, each in enumerate(outcomes):
-        assert each == number or (isinstance(each, WorkerLost) and each.worker == lost.worker)
-    assert Counter(traces(path)) == Counter(map(str, range(30)))
+        if isinstance(each, WorkerLost):
+            assert (each.worker, runs[str(number)] <= 1) == (lost.worker, True)
+        else:
+            assert (each, runs[str(number)]) == (number, 1)
 
 
 def test_both_workers_killed_while_they_run_and_others_wait(

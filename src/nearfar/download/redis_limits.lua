@@ -212,6 +212,9 @@ end
 
 local function claim(host, limit, rate, want, returned, held, tokens, park, slow)
   local h = found(host)
+  for _, who in ipairs(h.order) do
+    if not alive[who] then h.shares[who] = nil end
+  end
   local share = h.shares[member]
   if not share then
     share = {held = 0, target = 0, parked = 0}
@@ -222,9 +225,6 @@ local function claim(host, limit, rate, want, returned, held, tokens, park, slow
   if slow and now >= max(h.slowed + ONE_EVENT, h.parked) then h.window, h.slowed = max(1, limit_of(h) / 2), now end
   if park > 0 and now + park > h.parked then h.parked, share.parked = now + park, now + park end
   if held > 0 then  -- others may have been granted what it has
-    for who in pairs(h.shares) do
-      if not alive[who] then h.shares[who].held = 0 end
-    end
     local excess = max(0, min(share.held, used(h) - limit_of(h)))
     share.held = share.held - excess
     share.target = share.held

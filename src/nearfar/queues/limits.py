@@ -202,7 +202,7 @@ class SharedLimits:
         if claim.park and now + claim.park > entry.parked:
             entry.parked = now + claim.park
             share.parked = entry.parked
-        if anew:
+        if anew and claim.held:
             self._take_excess(member, entry, share, now)
         self._changed[claim.key] = None
 
@@ -359,8 +359,9 @@ class SharedLimits:
         asking = [
             (member, share) for member, share in entry.shares.items() if share.tokens and share.held > 0
         ]
+        each = ceil(int(entry.tokens) / max(1, len(asking)))
         for member, share in asking:
-            more = min(share.tokens, ceil(int(entry.tokens) / len(asking)), int(entry.tokens))
+            more = min(share.tokens, each, int(entry.tokens))
             if more:
                 share.tokens -= more
                 entry.tokens -= more
