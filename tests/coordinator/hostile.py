@@ -29,7 +29,7 @@ FROM_CLIENTS = (
     PoolMessageType.BYE,
 )
 OTHERS = (
-    PoolMessageType.BEAT,
+    PoolMessageType.HEARTBEAT,
     PoolMessageType.QUERY,
     PoolMessageType.BYE,
     PoolMessageType.PART,

@@ -42,7 +42,7 @@ facts = st.fixed_dictionaries(
 )
 
 FIELDS: dict[PoolMessageType, tuple[st.SearchStrategy[Any], ...]] = {
-    PoolMessageType.BEAT: (),
+    PoolMessageType.HEARTBEAT: (),
     PoolMessageType.HELLO: (naturals, st.sampled_from([AGENT, CLIENT]), names, about),
     PoolMessageType.QUERY: (),
     PoolMessageType.WELCOME: (names, facts),
@@ -169,10 +169,10 @@ def work(*rows: Any, places: Any = (), frames: tuple[bytes, ...] = ()) -> list[b
         [],
         [bytes(LONGEST_CONTROL + 1)],
         [msgpack.packb([99, 1, 0])],
-        [msgpack.packb([PoolMessageType.BEAT, -1, 0])],
-        [msgpack.packb([PoolMessageType.BEAT, 1, True])],
-        [msgpack.packb([PoolMessageType.BEAT, 1])],
-        [msgpack.packb([PoolMessageType.BEAT, 1, 0]), b"\x90"],
+        [msgpack.packb([PoolMessageType.HEARTBEAT, -1, 0])],
+        [msgpack.packb([PoolMessageType.HEARTBEAT, 1, True])],
+        [msgpack.packb([PoolMessageType.HEARTBEAT, 1])],
+        [msgpack.packb([PoolMessageType.HEARTBEAT, 1, 0]), b"\x90"],
         [msgpack.packb([PoolMessageType.RECALL, 1, 0, "x" * (LONGEST_NAME + 1)])],
         [msgpack.packb([PoolMessageType.RECALL, 1, 0, "a\nb"])],
         [msgpack.packb([PoolMessageType.RECALL, 1, 0, ["a"]])],

@@ -109,7 +109,7 @@ class Hostile:
                 return (self.positive(), self.number(), self.number())
             case (
                 QueueMessageType.BYE
-                | QueueMessageType.BEAT
+                | QueueMessageType.HEARTBEAT
                 | QueueMessageType.QUERY
                 | QueueMessageType.PART
                 | QueueMessageType.STRANGER

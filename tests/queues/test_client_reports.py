@@ -53,7 +53,7 @@ class Consumer:
         sent = [
             each.envelope.message for each in self.machine.flush(self.now) if isinstance(each, SendMessage)
         ]
-        return [message for message in sent if message.kind is not QueueMessageType.BEAT]
+        return [message for message in sent if message.kind is not QueueMessageType.HEARTBEAT]
 
     def kinds(self) -> list[QueueMessageType]:
         return [message.kind for message in self.flush()]

@@ -551,7 +551,7 @@ def test_a_consumer_that_settles_nothing_gets_no_more_than_its_share() -> None:
         ledger.took("hoards", ledger.consumers["hoards"].leases.last)
         check(ledger)
     assert 200 <= ledger.lent.used <= 220
-    assert ledger.has_its_fill("hoards") and not ledger.has_its_fill("other")
+    assert ledger.at_share("hoards") and not ledger.at_share("other")
     assert ledger.lend("other") is not None
     ledger.settle("hoards", 1, 5)
     assert ledger.lend("hoards") is not None

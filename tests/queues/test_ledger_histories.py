@@ -303,12 +303,12 @@ class Histories(RuleBasedStateMachine):
             self.model.wait(item)
 
     @rule(data=st.data())
-    def bury(self, data: st.DataObject) -> None:
+    def dead_letter(self, data: st.DataObject) -> None:
         if not self.model.holders:
             return
         name = self.some_consumer(data)
         first, last = self.some_range(name, data)
-        self.ledger.bury(name, first, last, "could not be read")
+        self.ledger.dead_letter(name, first, last, "could not be read")
         for item in self.model.of(name, first, last):
             item.attempt += 1
             self.model.end(item, Settlement.DEAD)

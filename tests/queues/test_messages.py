@@ -67,7 +67,7 @@ grants = st.lists(
 )
 
 FIELDS: dict[QueueMessageType, tuple[st.SearchStrategy[Any], ...]] = {
-    QueueMessageType.BEAT: (),
+    QueueMessageType.HEARTBEAT: (),
     QueueMessageType.HELLO: (naturals, names, process),
     QueueMessageType.QUERY: (),
     QueueMessageType.WELCOME: (names, facts),

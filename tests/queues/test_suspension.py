@@ -39,7 +39,7 @@ def host_with(*ends: str) -> BrokerProtocol:
 
 
 def beat(machine: BrokerProtocol, name: str, now: float) -> None:
-    machine.receive(f"{name}.1", QueueFrame(0, 0, QueueMessage(QueueMessageType.BEAT)), now)
+    machine.receive(f"{name}.1", QueueFrame(0, 0, QueueMessage(QueueMessageType.HEARTBEAT)), now)
 
 
 def test_a_suspended_host_counts_no_client_as_dead() -> None:
@@ -137,7 +137,7 @@ def test_large_messages_may_take_longer(size: int, at: float) -> None:
     channel = open_channel(LEASE, 0.0)
     channel.send(QueueMessage(QueueMessageType.LEND, (1, 1, 1), bytes(size)), 0.0)
     for now, found in ((at - 0.1, ""), (at, "sending, but acking nothing")):
-        channel.hear(QueueFrame(0, 0, QueueMessage(QueueMessageType.BEAT)), now)
+        channel.hear(QueueFrame(0, 0, QueueMessage(QueueMessageType.HEARTBEAT)), now)
         assert channel.fault(now) == found
 
 

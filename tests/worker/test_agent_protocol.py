@@ -48,7 +48,7 @@ class Story:
             (message.kind, *message.fields, *([message.rows] if message.rows is not None else []))
             for action in self.flush()
             if isinstance(action, SendMessage)
-            and (message := action.envelope.message).kind is not PoolMessageType.BEAT
+            and (message := action.envelope.message).kind is not PoolMessageType.HEARTBEAT
         ]
 
     def deeds(self) -> list[Action]:
@@ -276,7 +276,7 @@ def test_an_acked_death_is_forgotten(story: Story) -> None:
     story.work(1)
     story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
     story.flush()
-    story.machine.receive(PoolFrame(0, story.heard, PoolMessage(PoolMessageType.BEAT)), story.now)
+    story.machine.receive(PoolFrame(0, story.heard, PoolMessage(PoolMessageType.HEARTBEAT)), story.now)
     story.another("two")
     assert [word[0] for word in story.words()] == [PoolMessageType.HELLO]
 
@@ -335,7 +335,7 @@ def test_aborting_kills_running_workers_and_reports_them(story: Story) -> None:
     assert story.deeds() == [Kill("0.1")]
     story.machine.died("0.1", "killed by SIGKILL", 0, story.now)
     assert [word[0] for word in story.words()] == [PoolMessageType.DIED]
-    story.machine.receive(PoolFrame(0, story.heard, PoolMessage(PoolMessageType.BEAT)), story.now)
+    story.machine.receive(PoolFrame(0, story.heard, PoolMessage(PoolMessageType.HEARTBEAT)), story.now)
     assert story.words() == [(PoolMessageType.BYE,)]
 
 

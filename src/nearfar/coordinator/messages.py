@@ -73,7 +73,7 @@ class PoolMessageType(IntEnum):
     """What a message is."""
 
     # unnumbered, both ways
-    BEAT = 1
+    HEARTBEAT = 1
     # unnumbered, to the coordinator
     HELLO = 2
     QUERY = 3
@@ -356,7 +356,7 @@ BLOBS: dict[PoolMessageType, int] = {kind: form.blob for kind, form in FORMS.ite
 HEAVIEST_AHEAD = 4 << 20
 """Bytes of messages of one session that came out of order. A session's only socket keeps the order, unless
 a connection broke: then all is sent again."""
-_BEAT = PoolMessage(PoolMessageType.BEAT)
+_HEARTBEAT = PoolMessage(PoolMessageType.HEARTBEAT)
 
 
 def weigh(message: PoolMessage) -> int:
@@ -372,4 +372,4 @@ def weigh(message: PoolMessage) -> int:
 
 def open_channel(lease: float, now: float) -> PoolChannel:
     """The channel of a session. `lease` is in seconds."""
-    return ReliableChannel(lease, now, _BEAT, weigh, HEAVIEST_AHEAD)
+    return ReliableChannel(lease, now, _HEARTBEAT, weigh, HEAVIEST_AHEAD)

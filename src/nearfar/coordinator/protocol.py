@@ -111,7 +111,7 @@ class CoordinatorProtocol:
         ):
             # As if it had been lost: the client sends it again, until there is room.
             self.put_off += 1
-            envelope = Frame(0, envelope.ack, PoolMessage(PoolMessageType.BEAT))
+            envelope = Frame(0, envelope.ack, PoolMessage(PoolMessageType.HEARTBEAT))
         for message in session.channel.hear(envelope, now):
             if self.sessions.get(name) is not session:
                 return

@@ -156,7 +156,7 @@ class Dispatcher:
             self._place(worker)
             worker.link.recall(worker)
 
-    def _doom(self, worker: Worker, verdict: BaseException | None = None) -> None:
+    def _end_worker(self, worker: Worker, verdict: BaseException | None = None) -> None:
         if worker.stage < WorkerStage.DOOMED:
             worker.stage = WorkerStage.DOOMED
             worker.verdict = verdict
@@ -169,7 +169,7 @@ class Dispatcher:
         if not batches or batches[0].client in clients or worker.recall is Revocation.ASKED:
             return
         if not any(batch.client in clients for batch in batches):
-            self._doom(worker)
+            self._end_worker(worker)
 
 
 _UNASKED = Revocation.UNASKED
@@ -363,7 +363,7 @@ class Scheduler(Dispatcher):
             return
         for worker in self._alarms.ring(now):
             task = worker.batches[0].tasks[0]
-            self._doom(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))
+            self._end_worker(worker, TaskTimeout(f"ran longer than {task.timeout:g} s, and was killed"))
 
     def deadline(self) -> float | None:
         """When `tick` must be called next; None: not for now."""

@@ -164,7 +164,7 @@ class CoordinatorServer:
         nothing: after a failure, messages that were not read are read in the next turn."""
         if now >= self._door_at:
             self._door_at = self._door_due = now + DOOR_EVERY
-            self._try(self._keep_the_door, now)
+            self._try(self._expel_revoked, now)
         if self.unread:
             self._read(now)
         while self._ended:
@@ -226,7 +226,7 @@ class CoordinatorServer:
         except sockets.FAILURES as error:
             self._mishaps.note(error)
 
-    def _keep_the_door(self, now: float) -> None:
+    def _expel_revoked(self, now: float) -> None:
         """End the sessions of peers whose key was revoked, as if they had died."""
         for session in self._authenticator.turn(now, self.peers.sessions):
             self.peers.table.expel(session, "its key was revoked", now)

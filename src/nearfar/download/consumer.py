@@ -43,7 +43,7 @@ FORGOTTEN = 900.0
 `StreamLost`, and sends the file again."""
 SILENT = 3.0
 """Seconds without a message after which another producer may continue the file of a stream. A producer that
-lives sends one more often (`outgoing.BEAT`), except over a line that needs longer for a chunk."""
+lives sends one more often (`outgoing.KEEPALIVE`), except over a line that needs longer for a chunk."""
 LOOK = 0.1
 """Seconds between two iterations while a partial file is read again, or an offer is not answered yet."""
 DEFERRED = SILENT + 2.0

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.download.account import InputJobs
 from nearfar.download.local_process import (
-    LEASE,
+    CHILD_SILENCE,
     SIGNALS,
     ProcessPlan,
     consume,
@@ -234,7 +234,7 @@ class LocalDownload:
         """Send the processes what they may have of their hosts; take back what a silent one has."""
         now = time.monotonic()
         for child in self._producers:
-            if now - child.heard >= LEASE and not child.silent:
+            if now - child.heard >= CHILD_SILENCE and not child.silent:
                 child.silent = True
                 self._limits.revoke(child.name)
         if self._limits.due <= now:

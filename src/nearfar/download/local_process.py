@@ -48,7 +48,7 @@ TOLD_EVERY = 0.2
 """Seconds between two progress messages."""
 ALIVE_EVERY = 2.0
 """Seconds after which one is sent although nothing has changed."""
-LEASE = 10.0
+CHILD_SILENCE = 10.0
 """Seconds of silence after which a process loses its permits for hosts."""
 AHEAD = 16
 """Jobs per transfer that a process takes in advance: one query asks the store about many."""

@@ -106,7 +106,7 @@ CHUNK = 1024 * 1024
 """Bytes of a message: large compared with its overhead, small compared with `STREAM_ROOM`."""
 STREAM_ROOM = 8 * 1024 * 1024
 """Bytes in flight of one file."""
-BEAT = 0.25
+KEEPALIVE = 0.25
 """Seconds after which less than a `CHUNK` is sent, or no bytes at all: a kill of the producer must not cost
 more, and the consumer can tell a slow server from a killed producer."""
 
@@ -180,12 +180,12 @@ class Upload:
         self._offset += size
 
     def turn(self, now: float) -> None:
-        """Send what has waited for `BEAT` seconds; an empty chunk if there is nothing, and none in flight."""
+        """Send what has waited for `KEEPALIVE` seconds: an empty chunk if there is nothing, and none in flight."""
         if self._taker is None or self.over:
             return
         if self._sent_at is None:
             self._sent_at = now
-        elif now - self._sent_at >= BEAT:
+        elif now - self._sent_at >= KEEPALIVE:
             self.push()
             if not self._unanswered:
                 self._send_chunk(b"")

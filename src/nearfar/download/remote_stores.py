@@ -13,7 +13,7 @@ from itertools import count
 
 from nearfar.download.messages import AlreadySaved, Answer, File, Files, Offer, Open, Resume, Verdicts
 from nearfar.download.model import Body, Failure, Head, Job, Partial, Reason, Saved, StreamLost
-from nearfar.download.outgoing import BEAT, ROOM, RequestQueue, Upload, verdict_of
+from nearfar.download.outgoing import KEEPALIVE, ROOM, RequestQueue, Upload, verdict_of
 from nearfar.download.producer import Numbered, Settle
 from nearfar.download.transport import RequestSender
 from nearfar.download.watched import LONGEST_WAIT
@@ -182,7 +182,7 @@ class RemoteStores:
             self._flush(last=last)
 
     def patience(self) -> float:
-        longest = BEAT if self._uploads else LONGEST_WAIT
+        longest = KEEPALIVE if self._uploads else LONGEST_WAIT
         return longest if self._since is None else max(0.0, min(longest, self._since + AGE - self._clock()))
 
     def _flush(self, *, last: bool = False) -> None:

@@ -190,7 +190,18 @@ class ReliableChannel(Generic[T]):
     `ACK_EVERY` messages (or their weight in bytes) have come. `weigh` and `heaviest`: see `ReceiveWindow`.
     """
 
-    __slots__ = ("_beat", "_owed", "_ready", "_weigh", "acked", "beat_at", "heard", "inbox", "lease", "out")
+    __slots__ = (
+        "_heartbeat",
+        "_owed",
+        "_ready",
+        "_weigh",
+        "acked",
+        "heard",
+        "heartbeat_at",
+        "inbox",
+        "lease",
+        "out",
+    )
 
     def __init__(
         self,
@@ -207,9 +218,9 @@ class ReliableChannel(Generic[T]):
         """The last of our messages that the peer had received when it sent its latest message."""
         self.out: SendWindow[T] = SendWindow(lease / 10)
         self.inbox: ReceiveWindow[T] = ReceiveWindow(weigh, heaviest)
-        self.beat_at = now + lease / 5
+        self.heartbeat_at = now + lease / 5
         """When a bare ack, or a heartbeat, is due if nothing happens."""
-        self._beat = beat
+        self._heartbeat = beat
         self._weigh = weigh
         self._owed = 0
         """Messages received since the last ack was sent."""
@@ -220,7 +231,7 @@ class ReliableChannel(Generic[T]):
         number = self.out.send(message, now)
         self._ready.append(Frame(number, self.inbox.received, message))
         self._owed = 0
-        self.beat_at = now + self.lease / 5
+        self.heartbeat_at = now + self.lease / 5
         return number
 
     def hear(self, frame: Frame[T], now: float) -> list[T]:
@@ -231,11 +242,11 @@ class ReliableChannel(Generic[T]):
             self.out.acked(self.acked, now)
         if not number:
             return []
-        if not self._owed and now + self.lease / 100 < self.beat_at:
-            self.beat_at = now + self.lease / 100
+        if not self._owed and now + self.lease / 100 < self.heartbeat_at:
+            self.heartbeat_at = now + self.lease / 100
         self._owed += 1 + self._weigh(message) // ACK_WEIGHT
         if self._owed >= ACK_EVERY:
-            self.beat_at = now
+            self.heartbeat_at = now
         inbox = self.inbox
         if number == inbox.received + 1 and not inbox.early:
             inbox.received = number
@@ -251,17 +262,17 @@ class ReliableChannel(Generic[T]):
     def flush(self, now: float) -> list[Frame[T]]:
         """The frames to send, with an ack or a heartbeat if one is due."""
         ready = self._ready
-        if now >= self.beat_at:
-            ready.append(Frame(0, self.inbox.received, self._beat))
+        if now >= self.heartbeat_at:
+            ready.append(Frame(0, self.inbox.received, self._heartbeat))
             self._owed = 0
-            self.beat_at = now + self.lease / 5
+            self.heartbeat_at = now + self.lease / 5
         if ready:
             self._ready = []
         return ready
 
     def deadline(self) -> float:
         """When to call `tick` and `flush` next; then the peer may be silent."""
-        return min(self.heard + self.lease, self.beat_at, self.out.when)
+        return min(self.heard + self.lease, self.heartbeat_at, self.out.when)
 
     def unacked(self) -> list[T]:
         """The messages that the peer may not have received."""

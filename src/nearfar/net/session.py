@@ -189,7 +189,7 @@ class ClientSession(Generic[M]):
         if self.stage is _OPEN and talk is not None:
             heard, lease = talk.heard, talk.lease
             lost = heard + max(self._wait, lease / 2)
-            due = min(max(heard, self._dialed) + lease, talk.out.when, talk.beat_at, lost)
+            due = min(max(heard, self._dialed) + lease, talk.out.when, talk.heartbeat_at, lost)
         elif self.stage is SessionStage.GREETING:
             due = min(self._greeted + GREET_EVERY, self.away_since + self._wait)
         else:

@@ -69,7 +69,7 @@ class QueueMessageType(IntEnum):
     """The kind of a message."""
 
     # unnumbered, both ways
-    BEAT = 1
+    HEARTBEAT = 1
     # unnumbered, client to broker
     HELLO = 2
     QUERY = 3  # what a coordinator is asked: a queue refuses it
@@ -363,12 +363,12 @@ NO_COORDINATOR = "this is a queue, and not the coordinator of a pool"
 """The reason that is sent to a peer that asks for the status of a pool."""
 
 _protocol = Protocol(QueueMessageType, _QueueMessage, refusal)
-_BEAT = QueueMessage(QueueMessageType.BEAT)
+_HEARTBEAT = QueueMessage(QueueMessageType.HEARTBEAT)
 
 
 def open_channel(lease: float, now: float) -> QueueChannel:
     """The channel of a session. `lease` is in seconds."""
-    return ReliableChannel(lease, now, _BEAT, _weigh)
+    return ReliableChannel(lease, now, _HEARTBEAT, _weigh)
 
 
 def _weigh(message: QueueMessage) -> int:

@@ -239,7 +239,7 @@ class AgentProtocol:
         record = self._records.get(worker)
         if record is not None:
             record.end = (shown(how, LONGEST_END), unread)
-            self._bury(record, now)
+            self._forget(record, now)
 
     def returned(self, worker: str, batches: int, now: float) -> None:
         """The result of `RevokeBatch`."""
@@ -451,9 +451,9 @@ class AgentProtocol:
         prepared = sorted(record.prepared)
         self._say(now, PoolMessageType.CAME, record.wired, record.pid, record.ran, prepared, batches)
         if record.end is not None:
-            self._bury(record, now)
+            self._forget(record, now)
 
-    def _bury(self, record: Journal, now: float) -> None:
+    def _forget(self, record: Journal, now: float) -> None:
         assert record.end is not None
         how, unread = record.end
         if not record.told and not record.batches:

@@ -188,7 +188,7 @@ class Supervisor(PollSet):
         try:
             member.start()
             self.watch(member.end.fileno(), partial(self._read, member))
-            self.watch(member.pidfd, partial(self._bury, member))
+            self.watch(member.pidfd, partial(self._remove, member))
         except BaseException:
             del self.members[member.name]
             self._unwatch(member)
@@ -298,7 +298,7 @@ class Supervisor(PollSet):
         except BlockingIOError:
             return
         except (EOFError, ConnectionResetError):
-            self.unwatch(member.end.fileno())  # its process is ending; `_bury` follows
+            self.unwatch(member.end.fileno())  # its process is ending; `_remove` follows
             return
         except Exception as error:
             self._condemn(member, error)
@@ -341,7 +341,7 @@ class Supervisor(PollSet):
         self.unwatch(member.pidfd)
         self.unwatch(member.end.fileno())
 
-    def _bury(self, member: WorkerHandle) -> None:
+    def _remove(self, member: WorkerHandle) -> None:
         """Remove a worker whose process has ended."""
         self._unwatch(member)
         self._batched.pop(member.name, None)

@@ -28,7 +28,7 @@ from nearfar.download.messages import (
     encode_answer,
 )
 from nearfar.download.model import Body, Head, Job, Partial, Saved
-from nearfar.download.outgoing import BEAT
+from nearfar.download.outgoing import KEEPALIVE
 from nearfar.download.producer import TRIES
 from nearfar.download.remote_stores import RemoteStores
 from nearfar.download.store import draft as draft_module
@@ -341,10 +341,10 @@ def test_a_producer_sends_little_and_often_over_a_slow_line(ends: Ends) -> None:
         requests = map(decode, ends.post.sent[before:])
         return [len(request_.data) for request_ in requests if isinstance(request_, StreamChunk)]
 
-    assert sent(0.0) == sent(BEAT / 2) == []
-    assert sent(BEAT / 2 + BEAT) == [6]
-    assert sent(2 * BEAT) == []
-    assert sent(4 * BEAT) == [0]
+    assert sent(0.0) == sent(KEEPALIVE / 2) == []
+    assert sent(KEEPALIVE / 2 + KEEPALIVE) == [6]
+    assert sent(2 * KEEPALIVE) == []
+    assert sent(4 * KEEPALIVE) == [0]
     upload.abandon()
 
 
@@ -361,7 +361,7 @@ def test_a_file_that_waits_for_its_commit_is_not_lost(ends: Ends) -> None:
         stores.flush()
         ends.consumer.turn()
         stores.post.turn()
-        clock[0] += BEAT
+        clock[0] += KEEPALIVE
     for _ in range(2):
         ends.consumer.turn()
         stores.post.turn()

@@ -64,7 +64,7 @@ class ConsumerSide:
             self._failures += 1
             peer.told_over = False  # after a nack, the client itself no longer takes the queue as ended
         for first, last in unreadable:
-            self._ledger.bury(session, first, last, f"{peer.uid} could not read it")
+            self._ledger.dead_letter(session, first, last, f"{peer.uid} could not read it")
         for first, last in returned:
             self._ledger.give_back(session, first, last)
         consumer = self._ledger.consumers[session]
@@ -153,7 +153,7 @@ class ConsumerSide:
         self.full.discard(session)
         if not self._ledger.consumers[session].has_capacity:
             return
-        if self._ledger.has_its_fill(session):
+        if self._ledger.at_share(session):
             self.full.add(session)
         else:
             self._has_capacity[session] = None

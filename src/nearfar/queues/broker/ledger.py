@@ -295,7 +295,7 @@ class Ledger:
         consumer = self.consumers[name]
         leases = consumer.leases
         ready_list = self._next_ready_list(consumer.tags) if self._addressed else self.waiting
-        if ready_list is None or not ready_list.items or not consumer.has_capacity or self.has_its_fill(name):
+        if ready_list is None or not ready_list.items or not consumer.has_capacity or self.at_share(name):
             return None
         run = ready_list.take(
             consumer.window_items - leases.untaken_items, consumer.window_bytes - leases.untaken_bytes
@@ -303,7 +303,7 @@ class Ledger:
         self.lent.add(name, len(run.body))
         return leases.lend(run), run
 
-    def has_its_fill(self, name: str) -> bool:
+    def at_share(self, name: str) -> bool:
         """True if a consumer has as many bytes as it may: it gets no more until it or another one settles."""
         lent = self.lent
         if 2 * lent.used <= lent.most:  # then no consumer has
@@ -341,7 +341,7 @@ class Ledger:
         for run in runs:
             self._again(run, why, guilty)
 
-    def bury(self, name: str, first: int, last: int, why: str) -> None:
+    def dead_letter(self, name: str, first: int, last: int, why: str) -> None:
         """Make positions `first` to `last` dead letters: the consumer cannot read them, nor could another."""
         for run in self._remove(name, first, last):
             run.strikes = self.max_attempts

@@ -291,7 +291,7 @@ class Broker:
                 self._try(self._read_all)
             now = time.monotonic()
             if now >= self._next_look:
-                self._try(self._keep_the_door, now)
+                self._try(self._expel_revoked, now)
             if now >= self._next_tick:
                 self._machine.tick(now)
                 self._next_tick = self._machine.deadline(now)
@@ -418,7 +418,7 @@ class Broker:
                 return
         self._unread.discard(socket)
 
-    def _keep_the_door(self, now: float) -> None:
+    def _expel_revoked(self, now: float) -> None:
         """Run the authenticator, and end the sessions whose key was revoked: others get their items."""
         self._next_look = now + LOOK_EVERY
         for session in self._authenticator.turn(now, self._machine.peers):
