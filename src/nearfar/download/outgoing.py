@@ -180,7 +180,7 @@ class Upload:
         self._offset += size
 
     def turn(self, now: float) -> None:
-        """Send what has waited for `KEEPALIVE` seconds: an empty chunk if there is nothing, and none in flight."""
+        """Send what has waited for `KEEPALIVE` seconds, or else, if none is in flight, an empty chunk."""
         if self._taker is None or self.over:
             return
         if self._sent_at is None:
