@@ -44,6 +44,9 @@ class World:
         self.done: list[int] = []
         self.asked: list[tuple[float, str]] = []
         self.messages = 0
+        self.undeclared: set[str] = set()
+        """Members that have not declared to a new holder what they have."""
+        self.doubtful_until = 0.0
 
     def member(self) -> Member:
         self.born = getattr(self, "born", 0) + 1
@@ -56,7 +59,7 @@ class World:
     # -- steps: each does a part of what may happen -----------------------------------------------
 
     def speak(self, member: Member) -> None:
-        if not (member.known or member.down or member.frozen):
+        if not (member.known or member.down or member.frozen or member.name in self.undeclared):
             member.known = True
             member.up.append((False, []))  # a sign of life
         if not member.frozen and (claims := member.schedule.claims(self.now)):
@@ -87,6 +90,8 @@ class World:
     def serve(self, member: Member) -> None:
         if member.up:
             anew, claims = member.up.popleft()
+            if anew:
+                self.undeclared.discard(member.name)
             self.holder.claim(member.name, claims, self.now, anew=anew)
             self.flush()
 
@@ -118,7 +123,9 @@ class World:
     def restart(self) -> None:
         """A new holder, which knows that there was one before."""
         self.holder = SharedLimits()
-        self.holder.doubt(self.now + 5)
+        self.doubtful_until = self.now + 5
+        self.holder.doubt(self.doubtful_until)
+        self.undeclared = {member.name for member in self.members}
         for member in self.members:
             self.renew(member)
 
@@ -132,6 +139,9 @@ class World:
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
+        if self.now >= self.doubtful_until:  # the lease of those that have not declared is over
+            for member in self.members:
+                member.known = member.known and member.name not in self.undeclared
         if self.holder.due <= self.now:
             self.flush()
 
