@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nearfar.net.reliable import Frame, ReliableChannel
-from nearfar.net.session import AHEAD_OF_ALL, Ended, ServerSession, SessionTable
+from nearfar.net.session import AHEAD_OF_ALL, ServerSession, SessionEnd, SessionTable
 
 pytestmark = pytest.mark.pure
 
@@ -17,7 +17,7 @@ class Server:
     """An owner of a table that notes how sessions end."""
 
     def __init__(self, most: int = 10) -> None:
-        self.ended: list[tuple[str, str, Ended]] = []
+        self.ended: list[tuple[str, str, SessionEnd]] = []
         self.table: SessionTable[Session, str] = SessionTable(
             LEASE, most, "REFUSED: {}".format, "STRANGER", self._end
         )
@@ -41,7 +41,7 @@ class Server:
     def said(self, now: float = 0.0) -> list[tuple[str, str]]:
         return [(action.session, action.envelope.message) for action in self.table.flush(now)]
 
-    def _end(self, session: Session, why: str, how: Ended, now: float) -> None:
+    def _end(self, session: Session, why: str, how: SessionEnd, now: float) -> None:
         self.table.remove(session)
         self.ended.append((session.name, why, how))
 
@@ -56,7 +56,7 @@ def test_a_new_session_of_a_peer_replaces_its_earlier_one() -> None:
     server = Server(most=1)
     opened(server, "peer.x.1", "peer")
     later = opened(server, "peer.x.2", "peer")
-    assert server.ended == [("peer.x.1", "it began a new session", Ended.REPLACED)]
+    assert server.ended == [("peer.x.1", "it began a new session", SessionEnd.REPLACED)]
     assert server.table.sessions == {"peer.x.2": later} and server.table.of("peer") is later
 
 
@@ -84,7 +84,7 @@ def test_a_peer_that_breaks_the_protocol_loses_its_session_and_is_told() -> None
     server = Server()
     opened(server, "peer.x.1", "peer")
     server.table.give_up("peer.x.1", "two and two is five", 0.0)
-    assert server.ended == [("peer.x.1", "it broke the protocol", Ended.LOST)]
+    assert server.ended == [("peer.x.1", "it broke the protocol", SessionEnd.LOST)]
     assert server.said() == [("peer.x.1", "REFUSED: it broke the protocol: two and two is five")]
     assert server.table.take_complaints() == ["two and two is five"] and not server.table.take_complaints()
     assert server.table.figures() == {"malformed": 1, "nameless": 0, "refused": 1}
@@ -94,7 +94,7 @@ def test_a_peer_that_begins_anew_is_told_that_it_has_no_session() -> None:
     server = Server()
     opened(server, "peer.x.1", "peer").renews = True
     server.table.give_up("peer.x.1", "two and two is five", 0.0)
-    assert server.said() == [("peer.x.1", "STRANGER")] and server.ended[0][2] is Ended.LOST
+    assert server.said() == [("peer.x.1", "STRANGER")] and server.ended[0][2] is SessionEnd.LOST
 
 
 def test_an_expelled_peer_is_told_and_a_dead_one_is_not() -> None:
@@ -105,8 +105,8 @@ def test_an_expelled_peer_is_told_and_a_dead_one_is_not() -> None:
     server.table.dead("b.x.1", "process 1 ended", 0.0)
     server.table.dead("nobody.x.1", "process 2 ended", 0.0)
     assert server.ended == [
-        ("a.x.1", "its key was revoked", Ended.DIED),
-        ("b.x.1", "process 1 ended", Ended.DIED),
+        ("a.x.1", "its key was revoked", SessionEnd.DIED),
+        ("b.x.1", "process 1 ended", SessionEnd.DIED),
     ]
     assert server.said() == [("a.x.1", "STRANGER")]
 
@@ -115,7 +115,7 @@ def test_what_a_session_has_to_send_is_sent_though_it_has_ended() -> None:
     server = Server()
     session = opened(server, "peer.x.1", "peer")
     server.send(session, "PART")
-    server.table.dead("peer.x.1", "it left", 0.0, Ended.LEFT)
+    server.table.dead("peer.x.1", "it left", 0.0, SessionEnd.LEFT)
     assert server.said() == [("peer.x.1", "PART")]
     assert not server.said(99.0)
 
@@ -131,7 +131,7 @@ def test_a_silent_peer_is_lost_after_a_lease_and_a_heard_one_is_not() -> None:
         server.said(float(second))
     assert not server.ended
     server.table.tick(10.0)
-    assert server.ended == [("silent.x.1", "it was silent for 10 s", Ended.LOST)]
+    assert server.ended == [("silent.x.1", "it was silent for 10 s", SessionEnd.LOST)]
 
 
 def test_the_servers_own_suspension_is_not_silence_of_its_peers() -> None:
@@ -145,7 +145,7 @@ def test_the_servers_own_suspension_is_not_silence_of_its_peers() -> None:
         assert server.table.tick(now) == 0.0
         server.said(now)
     server.table.tick(110.5)
-    assert [how for *_, how in server.ended] == [Ended.LOST]
+    assert [how for *_, how in server.ended] == [SessionEnd.LOST]
 
 
 def test_what_a_peer_does_not_ack_is_sent_again_and_its_beats_come_in_time() -> None:

@@ -28,7 +28,7 @@ from nearfar.errors import ProtocolError
 from nearfar.net.process import BYTECODE, PYTHON
 from nearfar.net.reliable import Frame
 from nearfar.net.resources import EACH
-from nearfar.net.session import Ended, SendTo
+from nearfar.net.session import SendTo, SessionEnd
 
 MOST_PYTHONS = 16
 """Bytecode formats that are distinguished."""
@@ -137,7 +137,7 @@ class CoordinatorProtocol:
                     f"{'an agent' if session.role == AGENT else 'a client'} does not say {kind.name}"
                 )
             self.table.say(session, PoolMessageType.PART)
-            self._end(session, "it left", Ended.LEFT, self.table.now)
+            self._end(session, "it left", SessionEnd.LEFT, self.table.now)
         elif rows is None:
             handle(session.peer, *fields)
         else:
@@ -266,12 +266,12 @@ class CoordinatorProtocol:
             return "this coordinator is a pool's own: it takes agents (nearfar worker), and no clients"
         return ""
 
-    def _end(self, session: PeerSession, why: str, how: Ended, now: float) -> None:
+    def _end(self, session: PeerSession, why: str, how: SessionEnd, now: float) -> None:
         self.table.now = now
         self.table.remove(session)
         if session.role == AGENT:
             self._agents.depart(session.name, f"was lost with its agent: {why}")
-        elif how is not Ended.REPLACED:
+        elif how is not SessionEnd.REPLACED:
             self._remote_clients.depart(
-                session.uid, f"its client was lost: {why}" if how is Ended.LOST else ""
+                session.uid, f"its client was lost: {why}" if how is SessionEnd.LOST else ""
             )

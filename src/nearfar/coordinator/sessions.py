@@ -15,7 +15,7 @@ from nearfar.coordinator.messages import (
     open_channel,
     weigh,
 )
-from nearfar.net.session import ClientSession, Ended, ServerSession, SessionTable
+from nearfar.net.session import ClientSession, ServerSession, SessionEnd, SessionTable
 
 
 def client_session(
@@ -84,7 +84,11 @@ class PoolSessions(SessionTable[PeerSession, PoolMessage]):
     """The sessions of a coordinator. `say` may be called at any time."""
 
     def __init__(
-        self, lease: float, most: int, now: float, end: Callable[[PeerSession, str, Ended, float], object]
+        self,
+        lease: float,
+        most: int,
+        now: float,
+        end: Callable[[PeerSession, str, SessionEnd, float], object],
     ) -> None:
         super().__init__(lease, most, _refusal, PoolMessage(PoolMessageType.STRANGER), end)
         self.stale = 0

@@ -37,7 +37,7 @@ class DryRun:
 
     def __init__(self, folder: Path | None, *, overwrite: bool = False, refresh: bool = False) -> None:
         """`folder`: where files would be saved; None: it is not known here, as with consumers elsewhere.
-        `refresh`: the server would be asked for a newer version of what is there.
+        `refresh`: the server would be asked for newer versions of saved files.
 
         Raises `StoreError`.
         """

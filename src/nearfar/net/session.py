@@ -230,7 +230,7 @@ AHEAD_OF_ALL = 256 << 20
 """Bytes of all peers' messages that came out of order: those beyond are dropped, and sent again."""
 
 
-class Ended(IntEnum):
+class SessionEnd(IntEnum):
     """How a session ended."""
 
     LEFT = 0
@@ -281,7 +281,7 @@ class SessionTable(Generic[S, M]):
         most: int,
         refusal: Callable[[str], M],
         stranger: M,
-        end: Callable[[S, str, Ended, float], object],
+        end: Callable[[S, str, SessionEnd, float], object],
     ) -> None:
         self.sessions: dict[str, S] = {}
         """By their names."""
@@ -320,7 +320,7 @@ class SessionTable(Generic[S, M]):
             self.refuse(name, "another peer has this name")
             return False
         if earlier is not None:
-            self._end(earlier, "it began a new session", Ended.REPLACED, now)
+            self._end(earlier, "it began a new session", SessionEnd.REPLACED, now)
         return True
 
     def add(self, session: S) -> None:
@@ -350,7 +350,7 @@ class SessionTable(Generic[S, M]):
         """Tell the peer behind a socket that it has no session."""
         self.send_loose(name, self._stranger)
 
-    def dead(self, name: str, why: str, now: float, how: Ended = Ended.DIED) -> None:
+    def dead(self, name: str, why: str, now: float, how: SessionEnd = SessionEnd.DIED) -> None:
         """End a session, if it is open."""
         session = self.sessions.get(name)
         if session is not None:
@@ -366,7 +366,7 @@ class SessionTable(Generic[S, M]):
         self.malformed += 1
         self.complaints.append(why)
         session = self.sessions.get(name)
-        self.dead(name, "it broke the protocol", now, Ended.LOST)
+        self.dead(name, "it broke the protocol", now, SessionEnd.LOST)
         if session is not None and session.renews:
             self.disown(name)
         else:
@@ -395,7 +395,7 @@ class SessionTable(Generic[S, M]):
             if self.sessions.get(session.name) is not session:
                 continue
             if fault := session.channel.fault(now):
-                self._end(session, f"it was {fault}", Ended.LOST, now)
+                self._end(session, f"it was {fault}", SessionEnd.LOST, now)
                 continue
             session.channel.tick(now)
             self.touched[session.name] = session

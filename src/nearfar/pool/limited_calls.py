@@ -75,7 +75,7 @@ def _in_child(child: NearEngine, timeout: float | None, func: Callable[..., Any]
 
 
 class _Value(NamedTuple):
-    """Fetches what is there."""
+    """Returns an initializer that was fetched already."""
 
     call: PackedCall
 

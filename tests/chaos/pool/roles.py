@@ -17,7 +17,7 @@ from nearfar.coordinator.sessions import PeerSession
 from nearfar.coordinator.status import ask
 from nearfar.net.addresses import Address
 from nearfar.net.process import new_name
-from nearfar.net.session import Ended
+from nearfar.net.session import SessionEnd
 from tests.chaos.faults.access import access, binding, calling, connecting, hosting
 from tests.chaos.faults.faults import LEASE
 from tests.chaos.faults.journal import Journal
@@ -103,8 +103,8 @@ def _pool(order: dict[str, Any], journal: Journal) -> Pool:
 def _note_deaths(journal: Journal) -> None:
     inner = CoordinatorProtocol._end
 
-    def end(self: CoordinatorProtocol, session: PeerSession, why: str, how: Ended, now: float) -> None:
-        for_good = how in (Ended.LEFT, Ended.DIED)
+    def end(self: CoordinatorProtocol, session: PeerSession, why: str, how: SessionEnd, now: float) -> None:
+        for_good = how in (SessionEnd.LEFT, SessionEnd.DIED)
         journal.note("death", role=session.role, uid=session.uid, why=why, for_good=for_good)
         inner(self, session, why, how, now)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from nearfar.errors import Empty, ProducerLost, QueueLost, ShutDown
 from nearfar.net.process import new_name
-from nearfar.net.session import Ended
+from nearfar.net.session import SessionEnd
 from nearfar.queues.broker.protocol import BrokerProtocol
 from nearfar.queues.broker.sessions import Peer
 from nearfar.queues.client.takes import DELIVERY, FarDelivery
@@ -124,8 +124,8 @@ def _leave(queue: FarQueue, code: int) -> int:
 def _note_deaths(journal: Journal) -> None:
     inner = BrokerProtocol._end
 
-    def end(self: BrokerProtocol, peer: Peer, why: str, how: Ended, now: float) -> None:
-        journal.note("death", session=peer.name, uid=peer.uid, why=why, cleanly=how is Ended.LEFT)
+    def end(self: BrokerProtocol, peer: Peer, why: str, how: SessionEnd, now: float) -> None:
+        journal.note("death", session=peer.name, uid=peer.uid, why=why, cleanly=how is SessionEnd.LEFT)
         inner(self, peer, why, how, now)
 
     BrokerProtocol._end = end  # type: ignore[method-assign]

@@ -304,11 +304,11 @@ class ProducerSide:
         if self._recalling or not self._ahead or not self.needy:
             return
         asker = self._peer_table.sessions[next(iter(self.needy))]
-        whom = [peer for session, peer in self._ahead.items() if session not in self.needy]
+        only = [peer for session, peer in self._ahead.items() if session not in self.needy]
         self._ahead.clear()
-        if whom and asker.rounds < MOST_ROUNDS:
+        if only and asker.rounds < MOST_ROUNDS:
             self._recalling = True
-            self._barriers.start(asker, self._recalled, now, recall=True, whom=whom, always=True)
+            self._barriers.start(asker, self._recalled, now, recall=True, only=only, always=True)
 
     def _recalled(self, now: float) -> None:
         self._recalling = False

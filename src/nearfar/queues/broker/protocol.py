@@ -20,7 +20,7 @@ from math import inf
 from typing import Any
 
 from nearfar.errors import ProtocolError
-from nearfar.net.session import Ended
+from nearfar.net.session import SessionEnd
 from nearfar.queues.broker.consumers import ConsumerSide
 from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.producers import ProducerSide
@@ -259,7 +259,7 @@ class BrokerProtocol:
             case QueueMessageType.BYE:
                 self._producer_side.tell_news(now)
                 self.table.send(peer, QueueMessageType.PART, now=now)
-                self._end(peer, "it left", Ended.LEFT, now)
+                self._end(peer, "it left", SessionEnd.LEFT, now)
             case _:
                 pass  # a kind that only a broker sends
 
@@ -287,14 +287,14 @@ class BrokerProtocol:
                 rows = grants[first : first + MOST_CLAIMS]
                 self.table.send(peer, QueueMessageType.GRANT, rows, now=now)
 
-    def _end(self, peer: Peer, why: str, how: Ended, now: float) -> None:
-        if how is Ended.REPLACED:
+    def _end(self, peer: Peer, why: str, how: SessionEnd, now: float) -> None:
+        if how is SessionEnd.REPLACED:
             self._limits.pause(peer.uid)  # it declares in its next session which permits it has
         else:
             self._limits.leave(peer.uid)
         self.table.remove(peer)
         peer.ring = None
-        cleanly = how is Ended.LEFT
+        cleanly = how is SessionEnd.LEFT
         if peer.produces:
             self._producer_side.end(peer, cleanly=cleanly)
         if peer.consumes:

@@ -42,10 +42,10 @@ class Barriers:
         now: float,
         *,
         recall: bool = False,
-        whom: Iterable[Peer] | None = None,
+        only: Iterable[Peer] | None = None,
         always: bool = False,
     ) -> None:
-        """Ask every other client (or those of `whom`) to report, then call `then(now)`, if the asker is
+        """Ask every other client (or those of `only`) to report, then call `then(now)`, if the asker is
         still there (or with `always`).
 
         With `recall` they also return unused room and items. Raises `ProtocolError` for an asker with too
@@ -53,7 +53,7 @@ class Barriers:
         """
         if asker.rounds >= MOST_ROUNDS:
             raise ProtocolError(f"{asker.uid} asks more than {MOST_ROUNDS} things at a time")
-        ends = self._peer_table.sessions.values() if whom is None else whom
+        ends = self._peer_table.sessions.values() if only is None else only
         others = [p for p in ends if p is not asker and (p.produces or p.consumes)]
         self._last += 1
         for other in others:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple
 
-from nearfar.net.session import Ended, SendTo, ServerSession, SessionTable
+from nearfar.net.session import SendTo, ServerSession, SessionEnd, SessionTable
 from nearfar.queues.messages import QueueMessage, QueueMessageType
 from nearfar.serialization.shared_ring import KeptRing, Place
 
@@ -84,7 +84,9 @@ class Peer(ServerSession[QueueMessage]):
 class PeerTable(SessionTable[Peer, QueueMessage]):
     """The sessions of a broker. Items among its messages are sent on the lanes."""
 
-    def __init__(self, lease: float, most: int, end: Callable[[Peer, str, Ended, float], object]) -> None:
+    def __init__(
+        self, lease: float, most: int, end: Callable[[Peer, str, SessionEnd, float], object]
+    ) -> None:
         super().__init__(lease, most, _refusal, QueueMessage(QueueMessageType.STRANGER), end)
 
     def send(
