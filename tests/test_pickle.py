@@ -42,7 +42,7 @@ TRUSTED = {
         "nearfar.serialization.item_codec",
         "nearfar.serialization.pickles.pickler.loads",
     ): "only where the caller of decode says trusted",
-    ("nearfar.queues.client.consumer", "nearfar.serialization.item_codec.decode"): SAID,
+    ("nearfar.queues.client.deliveries", "nearfar.serialization.item_codec.decode"): SAID,
     ("nearfar.queues.far", "nearfar.serialization.item_codec.decode"): f"dead letters; {SAID}",
     ("nearfar.queues.redis.queue", "nearfar.serialization.item_codec.decode"): (
         "trusted only with keys, after the item's signature by an accepted key was verified"

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from nearfar.errors import ItemError, NearfarError
 from nearfar.queues import messages
 from nearfar.queues.client import consumer as module
-from nearfar.queues.client.consumer import MOST_AHEAD, PAUSE, WINDOW_BYTES, DeliveredItem, ItemReceiver
+from nearfar.queues.client.consumer import MOST_AHEAD, PAUSE, WINDOW_BYTES, ItemReceiver
+from nearfar.queues.client.deliveries import DeliveredItem
 from nearfar.queues.messages import LONGEST_ANSWER, MOST_RANGES
 from nearfar.serialization import item_codec
 

@@ -9,17 +9,8 @@ from typing import Any
 import pytest
 
 from nearfar.errors import ItemError
-from nearfar.queues.client.producer import (
-    ANY,
-    HEAVY,
-    LARGEST,
-    MANY,
-    MOST,
-    ItemSender,
-    PutBuffer,
-    PutRequest,
-    packed,
-)
+from nearfar.queues.client.producer import ItemSender, PutRequest
+from nearfar.queues.client.put_buffer import ANY, HEAVY, LARGEST, MANY, MOST, PutBuffer, packed
 from nearfar.serialization import item_codec
 
 

@@ -21,7 +21,7 @@ from nearfar.net.addresses import Address
 from nearfar.net.auth import Access, approach
 from nearfar.queues.broker.records import Settlement
 from nearfar.queues.client.client import QueueClient
-from nearfar.queues.client.consumer import DeliveredItem
+from nearfar.queues.client.deliveries import DeliveredItem
 from nearfar.queues.client.takes import DELIVERY
 from nearfar.queues.far import FarQueue
 from nearfar.serialization import item_codec

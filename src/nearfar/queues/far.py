@@ -30,8 +30,8 @@ from nearfar.queues.broker.ledger import Ledger
 from nearfar.queues.broker.records import DeadLetter
 from nearfar.queues.broker.server import Broker
 from nearfar.queues.client.client import QueueClient
-from nearfar.queues.client.consumer import NOTHING, DeliveredChunk, DeliveredItem, Hand
-from nearfar.queues.client.producer import MANY, PutBuffer
+from nearfar.queues.client.deliveries import NOTHING, DeliveredChunk, DeliveredItem, Hand
+from nearfar.queues.client.put_buffer import MANY, PutBuffer
 from nearfar.queues.client.takes import DELIVERY, FarDelivery, Runs, run_of
 from nearfar.serialization import item_codec
 

@@ -13,7 +13,8 @@ from nearfar.errors import ProtocolError
 from nearfar.net.session import ClientSession, SessionStage
 from nearfar.net.validation import shown
 from nearfar.queues.broker.protocol import BrokerProtocol
-from nearfar.queues.client.consumer import Hand, ItemReceiver
+from nearfar.queues.client.consumer import ItemReceiver
+from nearfar.queues.client.deliveries import Hand
 from nearfar.queues.client.producer import ItemSender
 from nearfar.queues.client.session import (
     HANDLERS,

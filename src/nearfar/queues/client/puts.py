@@ -16,13 +16,12 @@ from nearfar.queues.client.producer import (
     BATCH_BYTES,
     BATCH_ITEMS,
     EASED,
-    MANY,
     Batch,
-    PutBuffer,
     PutRequest,
     Settled,
     several,
 )
+from nearfar.queues.client.put_buffer import MANY, PutBuffer
 from nearfar.queues.messages import QueueMessageType
 from nearfar.serialization import item_codec
 from nearfar.serialization.item_codec import Encoded, joined

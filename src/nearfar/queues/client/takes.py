@@ -12,7 +12,8 @@ from nearfar.net.interrupts import deferred_call_here, safe, soon
 from nearfar.net.session import SessionStage
 from nearfar.queues.base import Delivery, left, waits
 from nearfar.queues.client.connection import ClientConnection
-from nearfar.queues.client.consumer import LINGER, DeliveredChunk, DeliveredItem
+from nearfar.queues.client.consumer import LINGER
+from nearfar.queues.client.deliveries import DeliveredChunk, DeliveredItem
 from nearfar.queues.client.protocol import ClientProtocol
 from nearfar.queues.messages import QueueMessageType
 
