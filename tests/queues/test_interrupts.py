@@ -13,8 +13,10 @@ from contextlib import closing
 
 import pytest
 
+from nearfar.queues.base import Delivery
 from nearfar.queues.far import FarQueue
 from tests.support import injector
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(method="thread")  # SIGALRM, the other method, is for the tests
 ITEMS = 3000
@@ -354,6 +356,37 @@ def test_a_finalizer_may_put() -> None:
     numbers = [each for each in found if isinstance(each, int)]
     assert sorted(numbers + failed) == list(range(1_000_000, 1_000_200))
     assert len(found) - len(numbers) == 240
+
+
+class Acker:
+    """Acks a delivery in its finalizer; it is in a reference cycle, so a garbage collection runs it."""
+
+    def __init__(self, delivery: Delivery, failed: list[BaseException]) -> None:
+        self.delivery, self.failed, self.other = delivery, failed, self
+
+    def __del__(self) -> None:
+        try:
+            self.delivery.ack()
+        except RuntimeError as error:
+            self.failed.append(error)
+
+
+def test_a_finalizer_may_ack() -> None:
+    failed: list[BaseException] = []
+    threshold = gc.get_threshold()
+    with FarQueue(0, "tcp://127.0.0.1:*") as queue:
+        queue.put_many(range(200))
+        gc.set_threshold(20, 2, 2)
+        try:
+            for number in range(200):
+                Acker(queue.receive(timeout=20), failed)
+                queue.put([number], timeout=20)
+                queue.qsize()
+        finally:
+            gc.set_threshold(*threshold)
+        gc.collect()
+        assert failed == []
+        assert eventually(lambda: queue.counts()["settled"] == 200, within=20)
 
 
 class Chatty:

@@ -70,8 +70,11 @@ class Command:
             self.process.communicate()
 
     def children(self, life: str) -> list[int]:
-        """The processes that run `life` (produce or consume)."""
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        """The processes that run `life` (produce or consume); none once the command has ended."""
+        try:
+            listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except OSError:
+            return []
         return [int(pid) for pid in listed if life_of(int(pid)) == life]
 
     def interrupt(self, signum: int) -> None:

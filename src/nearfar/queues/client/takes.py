@@ -259,7 +259,11 @@ class ConsumerCalls:
         soon(self._count_acks)
 
     def _count_acks(self) -> None:
-        with self._client.hold:
+        client = self._client
+        if client.hold.here and client.driver is not None:  # in a finalizer: the next turn counts them
+            client.driver.help()
+            return
+        with client.hold:
             if self._client.machine.session is not None:
                 self._client.machine.hand.called = True
                 self._client.machine.receiver.count()
