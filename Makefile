@@ -13,12 +13,12 @@ PYTHONS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/nearfar/pyth
 # With pyenv, only the versions in PYENV_VERSION can be started: name them all, so that tox finds each.
 PYENVS := $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.[0-9]+\.[0-9]+$$' | sort -rV | paste -sd: -)
 
-# Measured on two cores that do nothing else: 3 minutes for the oldest and the newest Python, 2 for each between, 1 for
+# Measured on two cores that do nothing else: 4 minutes for the oldest and the newest Python, 2.5 for each between, 1 for
 # lint and types. More than four cores count as four: it is not known what they save.
 FORECAST = found=; count=0; for minor in 11 12 13 14 15; do \
 	"python3.$$minor" -c '' 2>/dev/null && found="$$found 3.$$minor" && count=$$((count + 1)); done; \
 	cores=$$(getconf _NPROCESSORS_ONLN); [ "$$cores" -gt 4 ] && cores=4; \
-	minutes=$$(((count > 2 ? 2 * count + 2 : 3 * count) * 2 / cores + 1)); \
+	minutes=$$(((count > 2 ? 5 * count / 2 + 3 : 4 * count) * 2 / cores + 1)); \
 	echo "Python$$found, lint and types: about $$minutes minutes on $$cores cores. One alone: make test TOX='-e py311'";
 
 help:  ## this list
