@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from nearfar.download.store import manifest
 from nearfar.download.store.store import Store
 from tests.download.store.making import draft, files, job, recorded, saved
 
@@ -40,3 +45,30 @@ def test_processes_that_save_the_same_urls_at_once_share_the_files(tmp_path: Pat
     for row in rows:
         site, number = row.url.removesuffix(".png").split("/")[-2:]
         assert found[row.name] == f"{site} {number}".encode()
+
+
+def test_a_store_waits_for_another_process_that_creates_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given one that was stopped in the middle of that."""
+    with closing(sqlite3.connect(tmp_path / manifest.FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waits: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            if other.in_transaction:
+                other.execute("ROLLBACK")
+
+        monkeypatch.setattr(manifest.time, "sleep", sleep)
+        with Store(tmp_path) as store:
+            assert saved(store.commit([draft(store, job("1.png"), b"1")])[0][1])
+    assert waits == [manifest.RETRY]
+
+
+def test_a_store_waits_no_longer_than_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(tmp_path / manifest.FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(manifest, "BUSY", 0.05)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            manifest.Manifest(tmp_path)

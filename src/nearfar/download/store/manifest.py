@@ -15,6 +15,7 @@ import hashlib
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from nearfar.readable import hidden, json_line
 FILE = f"{OWN}.sqlite"
 BUSY = 30.0
 """Seconds to wait for another process's transaction."""
+RETRY = 0.01
+"""Seconds between two tries of what SQLite does not wait for."""
 AT_ONCE = 500
 """Values in one query."""
 _VERSION = 1
@@ -101,7 +104,7 @@ class Manifest:
             directory / FILE, timeout=BUSY, isolation_level=None, check_same_thread=False
         )
         try:
-            self.db.execute("PRAGMA journal_mode = WAL")
+            _use_write_ahead_log(self.db)
             self.db.execute("PRAGMA synchronous = FULL")
             with self.transaction():
                 self.id = self._prepare()
@@ -251,6 +254,20 @@ def key_of(url: str, salt: str) -> bytes:
         return hashlib.sha256(url.encode()).digest()
     said = identity(url).encode(errors="surrogateescape")
     return hashlib.blake2b(said, digest_size=32, key=salt.encode()).digest()
+
+
+def _use_write_ahead_log(db: sqlite3.Connection) -> None:
+    """Waits up to `BUSY` seconds for another process that does the same to a new manifest: SQLite itself
+    does not wait with a change of the journal's mode."""
+    until = time.monotonic() + BUSY
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(RETRY)
 
 
 def check_version(db: sqlite3.Connection) -> int:
