@@ -30,6 +30,20 @@ from tests.support.waiting import eventually
 pytestmark = [dask_cluster.needed, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
+def end_late_calls(pool: Pool, tmp_path: Path) -> None:
+    """Calls that run for too long end with `TaskTimeout`; the others are answered, and none begins twice."""
+    path, never = tmp_path / "trace", str(tmp_path / "never")
+    late = [
+        pool.apply_async(note, (str(path), number, 0, never), timeout=0.5, retries=2) for number in range(4)
+    ]
+    others = [pool.apply_async(note, (str(path), number)) for number in range(4, 20)]
+    for result in late:
+        with pytest.raises(TaskTimeout, match=r"^ran longer than 0\.5 s, and was killed$"):
+            result.get(100)
+    assert [result.get(100) for result in others] == list(range(4, 20))
+    assert max(Counter(traces(path)).values()) == 1
+
+
 @pytest.fixture(scope="module", autouse=True)
 def once_in_a_process() -> None:
     dask_cluster.warm_up()
@@ -123,16 +137,7 @@ def test_both_workers_killed_while_they_run_and_others_wait(
 def test_a_timeout_ends_the_call_and_harms_no_other(
     pool: Pool, cluster: dask_cluster.Cluster, tmp_path: Path
 ) -> None:
-    path, never = tmp_path / "trace", str(tmp_path / "never")
-    late = [
-        pool.apply_async(note, (str(path), number, 0, never), timeout=0.5, retries=2) for number in range(4)
-    ]
-    others = [pool.apply_async(note, (str(path), number)) for number in range(4, 20)]
-    for result in late:
-        with pytest.raises(TaskTimeout, match=r"^ran longer than 0\.5 s, and was killed$"):
-            result.get(100)
-    assert [result.get(100) for result in others] == list(range(4, 20))
-    assert max(Counter(traces(path)).values()) == 1
+    end_late_calls(pool, tmp_path)
     assert all(process.poll() is None for process in cluster.workers.values())
     here = pool.apply(whoami, timeout=60)
     assert here is not None

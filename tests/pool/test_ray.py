@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from nearfar import CoordinatorLost, InitializerFailed, Pool, TaskTimeout, WorkerLost
+from nearfar import CoordinatorLost, InitializerFailed, Pool, WorkerLost
 from tests.pool import tasks
 from tests.pool.places import traces
-from tests.pool.test_dask_kills import begin, note, once, outcome, refuse, whoami
+from tests.pool.test_dask_kills import begin, end_late_calls, note, once, outcome, refuse, whoami
 from tests.support import ray_cluster
 from tests.support.ports import free_address
 from tests.support.shell import alive
@@ -65,16 +65,7 @@ def test_a_death_loses_the_call_that_ran_and_no_other(pool: Pool, tmp_path: Path
 
 
 def test_a_timeout_ends_the_call_and_harms_no_other(pool: Pool, tmp_path: Path) -> None:
-    path, never = tmp_path / "trace", str(tmp_path / "never")
-    late = [
-        pool.apply_async(note, (str(path), number, 0, never), timeout=0.5, retries=2) for number in range(4)
-    ]
-    others = [pool.apply_async(note, (str(path), number)) for number in range(4, 20)]
-    for result in late:
-        with pytest.raises(TaskTimeout, match=r"^ran longer than 0\.5 s, and was killed$"):
-            result.get(100)
-    assert [result.get(100) for result in others] == list(range(4, 20))
-    assert max(Counter(traces(path)).values()) == 1
+    end_late_calls(pool, tmp_path)
     here = pool.apply(whoami, timeout=60)
     assert here is not None
     assert here.slot == -1

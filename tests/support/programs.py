@@ -35,6 +35,7 @@ PRELOADED = (
     "nearfar.cli.queue",
     "nearfar.cli.worker",
 )
+"""What programs will import is imported once, before they are forked."""
 PDEATHSIG = 1
 FIRST_OWN, MOST = 3, 1024
 """File descriptors after the standard streams, and as many as the forking process may have."""

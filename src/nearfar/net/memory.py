@@ -77,11 +77,13 @@ def keep_freed_memory() -> None:
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
     """Inside, the garbage collector does not run: what modules make while they load lives to the end."""
+    ran = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if ran:
+            gc.enable()
 
 
 _COLLECTED = 20_000

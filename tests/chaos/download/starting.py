@@ -18,20 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults.starting import serve, settle_in
+from tests.support.programs import PRELOADED
 
 RUN, ROLE, LEASE = "NEARFAR_CHAOS_RUN", "NEARFAR_CHAOS_ROLE", "NEARFAR_CHAOS_LEASE"
-PRELOADED = (
-    "nearfar.download.far_transport",
-    "nearfar.download.fetch.curl",
-    "nearfar.download.local",
-    "nearfar.download.pooled",
-    "nearfar.cli.consumer",
-    "nearfar.cli.coordinator",
-    "nearfar.cli.producer",
-    "nearfar.cli.queue",
-    "nearfar.cli.worker",
-)
-"""What commands will import is imported once, before they are forked."""
 true_time = time.time
 
 
